@@ -1,0 +1,221 @@
+//! Group commit: many callers, one transaction, one fsync.
+//!
+//! Whoever has something to write puts a [`Job`] into the queue and calls [`Committer::lead`]. If nobody is committing, that
+//! thread becomes the leader: it commits for everyone waiting and then finishes their jobs. If somebody is, `lead` returns at
+//! once; the thread is free, and the job is finished by whoever commits it. Every write goes this one way, the processor's too.
+//!
+//! A job may be *patient*: it rides along with the next commit that someone else needs, which saves an fsync of its own. Its
+//! owner must call [`Committer::hurry`] when nothing came along.
+//!
+//! Two rules keep this free of deadlocks, although finishing a job may block (tiny_http answers the requests of one connection
+//! in order, so an answer can wait for an earlier one):
+//! - **Nothing stays in the queue without somebody to commit it.** A leader looks at the queue again after it has let go of
+//!   the writer; one whose `lead` found the writer taken has queued before that look. And since finishing may block, a leader
+//!   that leaves jobs in the queue rings the bell first, so that another thread comes to lead.
+//! - **Jobs are finished in the order of the queue**, outside the lock. Requests are queued in the order of their arrival, so
+//!   the earliest unanswered one is never behind a later one.
+//!
+//! If a commit fails, all jobs of its transaction hear of it and nothing of it is stored (promise 3). After
+//! [`Error::Broken`] every later job is refused without touching the database.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::order::NewOrder;
+use crate::store::{Claimed, Created, Tx, Writer};
+
+/// The most jobs in one transaction: bounds its memory and how long those behind it wait.
+const MAX_BATCH: usize = 2_048;
+
+/// A change to be made.
+pub enum Write {
+    /// Store a new order.
+    Create(NewOrder),
+    /// The processor's step: complete some orders, then claim up to so many.
+    Process {
+        /// Orders whose processing has ended.
+        completed: Vec<Claimed>,
+        /// How many pending orders to claim.
+        claim: usize,
+    },
+    /// Put every order that is being processed back into the queue.
+    RequeueInterrupted,
+    /// Learn whether the disk takes a write.
+    Probe,
+    /// Change nothing, but be finished after everything that was queued before.
+    Nothing,
+}
+
+/// What a [`Write`] came to.
+pub enum Written {
+    /// Of [`Write::Create`].
+    Order(Created),
+    /// Of [`Write::Process`].
+    Claimed(Vec<Claimed>),
+    /// Of the others.
+    Done,
+}
+
+/// Why a job was refused: the leader's error, shared by everyone in its transaction.
+pub type Refused = Arc<Error>;
+
+/// A change, and what to do once it is on disk or refused. Runs on whichever thread leads.
+pub struct Job {
+    /// The change.
+    pub write: Write,
+    /// Called once, after the commit, without any lock held.
+    pub finish: Box<dyn FnOnce(Result<Written, Refused>) + Send>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Whether any of them needs a commit now.
+    urgent: bool,
+}
+
+/// The queue in front of the one [`Writer`].
+pub struct Committer {
+    queue: Mutex<Queue>,
+    writer: Mutex<Writer>,
+    clock: Clock,
+    bell: Box<dyn Fn() + Send + Sync>,
+    /// Called once, when the database can no longer be written safely.
+    on_broken: Box<dyn Fn(Refused) + Send + Sync>,
+    broken: Mutex<Option<Refused>>,
+}
+
+impl Committer {
+    /// Takes over `writer`. `bell` must bring some thread to call [`lead`](Self::lead) soon; `on_broken` hears when nothing
+    /// more can be written and the process should end.
+    pub fn new(
+        writer: Writer,
+        clock: Clock,
+        bell: impl Fn() + Send + Sync + 'static,
+        on_broken: impl Fn(Refused) + Send + Sync + 'static,
+    ) -> Committer {
+        Committer {
+            queue: Mutex::default(),
+            writer: Mutex::new(writer),
+            clock,
+            bell: Box::new(bell),
+            on_broken: Box::new(on_broken),
+            broken: Mutex::default(),
+        }
+    }
+
+    /// Queues a job. The caller must call [`lead`](Self::lead) afterwards.
+    pub fn enqueue(&self, job: Job) {
+        let mut queue = unpoisoned(self.queue.lock());
+        queue.jobs.push_back(job);
+        queue.urgent = true;
+    }
+
+    /// Queues a job that can wait a little for company. The caller must call [`hurry`](Self::hurry) if it waits too long.
+    pub fn enqueue_patient(&self, job: Job) {
+        unpoisoned(self.queue.lock()).jobs.push_back(job);
+    }
+
+    /// Commits what is still queued, patient jobs included.
+    pub fn hurry(&self) {
+        let mut queue = unpoisoned(self.queue.lock());
+        queue.urgent = !queue.jobs.is_empty();
+        drop(queue);
+        self.lead();
+    }
+
+    /// Commits for everyone waiting, unless somebody else does.
+    pub fn lead(&self) {
+        while self.has_waiting() {
+            let mut writer = match self.writer.try_lock() {
+                Ok(writer) => writer,
+                // Who holds it looks at the queue again, after our caller has queued.
+                Err(TryLockError::WouldBlock) => return,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            };
+            let batch = self.take_batch();
+            let outcome = self.commit(&mut writer, &batch);
+            drop(writer);
+            if self.has_waiting() {
+                (self.bell)();
+            }
+            finish(batch, outcome);
+        }
+    }
+
+    fn has_waiting(&self) -> bool {
+        unpoisoned(self.queue.lock()).urgent
+    }
+
+    fn take_batch(&self) -> VecDeque<Job> {
+        let mut queue = unpoisoned(self.queue.lock());
+        if queue.jobs.len() > MAX_BATCH {
+            return queue.jobs.drain(..MAX_BATCH).collect();
+        }
+        queue.urgent = false;
+        std::mem::take(&mut queue.jobs)
+    }
+
+    fn commit(&self, writer: &mut Writer, batch: &VecDeque<Job>) -> Result<Vec<Written>, Refused> {
+        if let Some(broken) = &*unpoisoned(self.broken.lock()) {
+            return Err(broken.clone());
+        }
+        let now_ms = self.clock.now_ms();
+        let transaction = || writer.transaction(|tx| batch.iter().map(|job| apply(tx, &job.write, now_ms)).collect());
+        // A panic must not take the jobs of others with it: the processor, for one, waits for its own to be finished.
+        let outcome = catch_unwind(AssertUnwindSafe(transaction))
+            .unwrap_or_else(|_| Err(Error::Database("panicked in a transaction".into())))
+            .map_err(Arc::new);
+        if let Err(error) = &outcome {
+            log::error!("{} writes refused: {error}", batch.len());
+            if matches!(**error, Error::Broken(_)) {
+                *unpoisoned(self.broken.lock()) = Some(error.clone());
+                (self.on_broken)(error.clone());
+            }
+        }
+        outcome
+    }
+}
+
+fn apply(tx: &Tx<'_>, write: &Write, now_ms: i64) -> Result<Written, Error> {
+    Ok(match write {
+        Write::Create(order) => Written::Order(tx.create(order, now_ms)?),
+        Write::Process { completed, claim } => {
+            for order in completed {
+                if !tx.complete(*order, now_ms)? {
+                    log::warn!("order number {} was changed by someone else while it was processed", order.seq);
+                }
+            }
+            Written::Claimed(if *claim > 0 { tx.claim(*claim, now_ms)? } else { Vec::new() })
+        }
+        Write::RequeueInterrupted => {
+            tx.requeue_interrupted()?;
+            Written::Done
+        }
+        Write::Probe => {
+            tx.probe(now_ms)?;
+            Written::Done
+        }
+        Write::Nothing => Written::Done,
+    })
+}
+
+fn finish(batch: VecDeque<Job>, outcome: Result<Vec<Written>, Refused>) {
+    let finish_one = |job: Job, result| {
+        // The panic hook has logged it; the jobs behind it must still be finished.
+        let _ = catch_unwind(AssertUnwindSafe(|| (job.finish)(result)));
+    };
+    match outcome {
+        Ok(written) => batch.into_iter().zip(written).for_each(|(job, written)| finish_one(job, Ok(written))),
+        Err(error) => batch.into_iter().for_each(|job| finish_one(job, Err(error.clone()))),
+    }
+}
+
+/// What these mutexes protect is whole between any two statements: a queue, a flag, and a connection whose transaction rolls
+/// back when it is dropped. So a panic under the lock leaves nothing half done.
+fn unpoisoned<'a, T>(result: Result<MutexGuard<'a, T>, std::sync::PoisonError<MutexGuard<'a, T>>>) -> MutexGuard<'a, T> {
+    result.unwrap_or_else(|poisoned| poisoned.into_inner())
+}

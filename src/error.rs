@@ -1,0 +1,130 @@
+//! The one error type: a variant for each cause, with what one needs to mend it.
+//!
+//! Knows no HTTP status: `api.rs` decides what a client hears, and says nothing of the inside; the log says it all, once.
+//! [`Error::exit_status`] is what the program ends with.
+
+use std::path::PathBuf;
+use std::{fmt, io};
+
+/// What can go wrong between the command line and the disk.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// A flag, an environment variable or a value of one makes no sense. The text says which, and how to mend it.
+    Usage(String),
+    /// The address cannot be listened on: it is taken, not ours, or no address.
+    Listen {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process owns the database.
+    Owned {
+        /// The database, not its lock file.
+        file: PathBuf,
+    },
+    /// The file is no database of orderd's. It has not been touched.
+    Foreign {
+        /// The file as found.
+        file: PathBuf,
+    },
+    /// A newer orderd has written the file. It has not been touched.
+    TooNew {
+        /// The database.
+        file: PathBuf,
+        /// The schema version in the file.
+        found: i64,
+        /// The newest schema version that this program knows.
+        known: i64,
+    },
+    /// The file, or something beside it that the database needs, cannot be opened for reading and writing.
+    Unusable {
+        /// The database or its lock file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk is full. The transaction is rolled back, nothing is half done, and trying again later makes sense.
+    DiskFull,
+    /// Another program holds the database's write lock for longer than we wait. Rolled back; trying again makes sense.
+    Busy,
+    /// Writing failed in a way after which nothing is known for sure: the change may or may not be on disk. No further write
+    /// is acknowledged; the process must end, and its successor recovers from the log.
+    Broken(String),
+    /// Anything else that the database reports. Rolled back.
+    Database(Box<dyn std::error::Error + Send + Sync>),
+    /// A thread cannot be started.
+    Thread(io::Error),
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anybody ending this process.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::DiskFull | Error::Busy)
+    }
+
+    /// The status to exit with: 2 when the user must mend a flag or a file, 1 when the machine failed.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Error::Usage(_)
+            | Error::Listen { .. }
+            | Error::Owned { .. }
+            | Error::Foreign { .. }
+            | Error::TooNew { .. }
+            | Error::Unusable { .. } => 2,
+            Error::DiskFull | Error::Busy | Error::Broken(_) | Error::Database(_) | Error::Thread(_) => 1,
+        }
+    }
+}
+
+/// One line that names what is wrong and the remedy.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Usage(text) => f.write_str(text),
+            Error::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "cannot listen on {address}: it is in use; stop the program that uses it, or choose another with --listen"
+                )
+            }
+            Error::Listen { address, source } => {
+                write!(f, "cannot listen on {address}: {source}; choose another address with --listen")
+            }
+            Error::Owned { file } => write!(
+                f,
+                "{} is in use by another orderd; stop that one first, or choose another file with --db",
+                file.display()
+            ),
+            Error::Foreign { file } => {
+                write!(f, "{} is not an orderd database; choose another file with --db, or move it away", file.display())
+            }
+            Error::TooNew { file, found, known } => write!(
+                f,
+                "{} was written by a newer orderd (schema {found}, this program knows {known}); install that version",
+                file.display()
+            ),
+            Error::Unusable { file, source } => write!(
+                f,
+                "cannot open {} for reading and writing: {source}; mend its permissions, or choose another file with --db",
+                file.display()
+            ),
+            Error::DiskFull => f.write_str("the disk is full"),
+            Error::Busy => f.write_str("another program holds the database's write lock"),
+            Error::Broken(what) => write!(f, "the database can no longer be written safely: {what}"),
+            Error::Database(source) => write!(f, "database: {source}"),
+            Error::Thread(source) => write!(f, "cannot start a thread: {source}; raise the limit of processes"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Listen { source, .. } | Error::Unusable { source, .. } | Error::Thread(source) => Some(source),
+            Error::Database(source) => Some(&**source),
+            _ => None,
+        }
+    }
+}

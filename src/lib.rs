@@ -1,0 +1,76 @@
+//! orderd takes orders over HTTP, keeps them in one SQLite file, processes them in the background and says how they are.
+//!
+//! This library is all of it; the `orderd` binary only reads the command line. A program can run a server inside itself:
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use std::net::TcpStream;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = std::env::temp_dir().join(format!("orderd-example-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder)?;
+//! let mut config = orderd::Config::default();
+//! config.listen = orderd::Listen::Tcp("127.0.0.1:0".into());
+//! config.db = folder.join("orders.db");
+//!
+//! let server = orderd::Server::start(&config)?;
+//! let orderd::Address::Tcp(address) = server.address() else { unreachable!("we asked for TCP") };
+//!
+//! let mut client = TcpStream::connect(address)?;
+//! client.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+//! let mut answer = String::new();
+//! client.read_to_string(&mut answer)?;
+//! assert!(answer.ends_with("\"status_counts\":{\"Pending\":0,\"Processing\":0,\"Completed\":0}}\n"));
+//!
+//! server.stop();
+//! # std::fs::remove_dir_all(&folder)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The life of an order
+//!
+//! ```text
+//!   POST /order        claim                complete
+//!  ------------> Pending -----> Processing ----------> Completed
+//!                   ^               |
+//!                   +---------------+
+//!                 requeue (stop, crash)
+//! ```
+//!
+//! # Promises
+//!
+//! 1. A 2xx only after the commit: an acknowledged order is on disk, whatever happens next.
+//! 2. The row is the truth, the channel only a bell: every order in the table is processed, whoever put it there and whatever
+//!    message was lost; after a crash interrupted ones begin anew.
+//! 3. When the store fails we say so (503), nothing is half done, and we never go on without durability.
+//! 4. One process owns a database file.
+//!
+//! # Modules, in reading order
+//!
+//! [`order`] what an order is and may become · [`store`] where it is kept, the only SQL · [`commit`] many writes, one fsync ·
+//! [`processor`] the thread that processes · [`api`] what requests mean and answers say · `wire` HTTP's bytes · `server` accept
+//! loop and workers · `metrics`, `config`, `listener`, `clock`, `error`, [`logging`] what their names say.
+//!
+//! **Deliberately absent**: an async runtime, a web framework, an ORM, a cache of orders in memory, and any write that does not
+//! go through [`commit`].
+
+pub mod api;
+mod clock;
+pub mod commit;
+pub mod config;
+mod error;
+mod listener;
+pub mod logging;
+mod metrics;
+pub mod order;
+pub mod processor;
+mod server;
+pub mod store;
+mod wire;
+
+pub use clock::Clock;
+pub use config::{Config, Listen};
+pub use error::Error;
+pub use listener::{Address, Listener};
+pub use server::Server;
