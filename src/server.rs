@@ -31,11 +31,15 @@ use crate::listener::{Address, Listener};
 use crate::metrics;
 use crate::order::{NewOrder, OrderId};
 use crate::processor::{self, Bell, Processor, Settings};
-use crate::store::{self, Created, Lock, Readers};
+use crate::store::{self, Created, Lock, Readers, Revived};
 use crate::wire::{self, Framing, Head};
+use crate::work::{self, Retries};
 
 /// How long the body of a refused request may take to come, so that the connection can be used again.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the last answers may take, once there is no work to wait for.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -86,9 +90,11 @@ impl Server {
         let on_worn = on_trouble.clone();
         let door = Door::open(address.clone(), listener.descriptor(), move |why| on_worn(Trouble::Worn(why)))?;
         let (mut writer, readers) = store::open(&lock, config.workers)?;
-        match writer.transaction(|tx| tx.requeue_interrupted())? {
-            0 => {}
-            interrupted => log::info!("{interrupted} interrupted orders will be processed again"),
+        if readers.counts()?.processing > 0 {
+            // Their commands may have outlived the server that started them.
+            work::end_leftovers(lock.database());
+            let interrupted = writer.transaction(|tx| tx.requeue_interrupted())?;
+            log::info!("{interrupted} interrupted orders will be processed again");
         }
         let readers = Arc::new(readers);
         let socket = match listener {
@@ -106,8 +112,15 @@ impl Server {
             move || waker.unblock(),
             move |e| on_trouble(Trouble::Broken(e)),
         ));
-        let settings =
-            Settings { processing_time: config.processing_time, concurrency: config.concurrency, clock: config.clock.clone() };
+        let settings = Settings {
+            work: config.work.clone(),
+            processing_time: config.processing_time,
+            exec_timeout: config.exec_timeout,
+            retries: Retries { max_attempts: config.max_attempts, delay: config.retry_delay },
+            concurrency: config.concurrency.unwrap_or_else(|| config.work.default_concurrency()),
+            clock: config.clock.clone(),
+            database: lock.database().to_path_buf(),
+        };
         let processor = Processor::start(inbox, committer.clone(), readers.clone(), settings)?;
         let shared = Arc::new(Shared {
             http,
@@ -135,18 +148,18 @@ impl Server {
         &self.address
     }
 
-    /// Orderly stop: answers what has arrived, takes nothing more, puts orders in `Processing` back to `Pending`, and closes
-    /// the database. Returns within the configured `shutdown_timeout`; whatever is unfinished then is taken up by the next
-    /// start, as after a crash.
+    /// Orderly stop: claims no more orders and gives running work until the configured `shutdown_timeout` to end, answering
+    /// meanwhile; then ends it and puts its orders back to `Pending`; answers what has arrived, and closes the database. Takes
+    /// little longer than that timeout, whatever happens; what is unfinished then is taken up by the next start, as after a crash.
     pub fn stop(self) {
-        let deadline = Instant::now() + self.shutdown_timeout;
+        self.processor.stop(Instant::now() + self.shutdown_timeout);
         self.shared.stopping.store(true, Ordering::Release);
         // One call wakes one worker, behind the requests that have arrived already.
         self.workers.iter().for_each(|_| self.shared.http.unblock());
+        let deadline = Instant::now() + LAST_ANSWERS.min(self.shutdown_timeout);
         while self.workers.iter().any(|w| !w.is_finished()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.processor.stop(deadline.saturating_duration_since(Instant::now()));
         let unfinished = self.workers.iter().filter(|w| !w.is_finished()).count();
         if unfinished > 0 {
             log::warn!("{unfinished} answers were still being sent when the time to stop was over");
@@ -245,10 +258,8 @@ impl Shared {
                     Err(_) => Arrival::Ready(request, head, Err(Refusal::BrokenBody)),
                 }
             }
-            Ok(Route::Health) => {
-                self.queue_probe(request, head);
-                Arrival::Queued
-            }
+            Ok(Route::Health) => self.queue_probe(request, head),
+            Ok(Route::Retry(id)) => self.queue_retry(request, head, id),
             Ok(route) if self.door.peers.has_queued(peer) => {
                 let shared = self.clone();
                 self.committer.enqueue(Job {
@@ -294,8 +305,16 @@ impl Shared {
                 Ok(None) => Err(Refusal::UnknownOrder),
                 Err(e) => Err(unreadable(e)),
             },
+            Ok(Route::Order(id)) => match self.readers.order(&id) {
+                Ok(Some(order)) => Ok(Reply::order(&order)),
+                Ok(None) => Err(Refusal::UnknownOrder),
+                Err(e) => Err(unreadable(e)),
+            },
+            Ok(Route::Orders(query)) => {
+                self.readers.page(&query.filter, query.after, query.limit).map(|page| Reply::orders(&page)).map_err(unreadable)
+            }
             Ok(Route::Metrics) => self.readers.counts().map(|counts| metrics::json(&counts)).map_err(unreadable),
-            Ok(Route::CreateOrder | Route::Health) => unreachable!("both are queued"),
+            Ok(Route::CreateOrder | Route::Health | Route::Retry(_)) => unreachable!("these are queued"),
             Err(refusal @ Refusal::BadFraming(_)) => return self.refuse_for_good(request, *head, refusal),
             Err(refusal) => Err(refusal),
         };
@@ -319,10 +338,8 @@ impl Shared {
                     head.body_has_arrived = true;
                     let arrival = match route {
                         Route::CreateOrder => self.queue_order(request, head, &body),
-                        Route::Health => {
-                            self.queue_probe(request, head);
-                            Arrival::Queued
-                        }
+                        Route::Health => self.queue_probe(request, head),
+                        Route::Retry(id) => self.queue_retry(request, head, id),
                         route => Arrival::Ready(request, head, Ok(route)),
                     };
                     return self.handle(arrival);
@@ -388,7 +405,7 @@ impl Shared {
                 shared.door.peers.settled(peer.as_ref());
                 let outcome = written.map(|written| match written {
                     Written::Order(created) => created,
-                    Written::Claimed(_) | Written::Done => unreachable!("a create is answered by what became of it"),
+                    _ => unreachable!("a create comes back as what became of it"),
                 });
                 if matches!(outcome, Ok(Created::New)) {
                     shared.bell.ring();
@@ -400,7 +417,7 @@ impl Shared {
     }
 
     /// `/healthz` is answered by a write that reaches the disk, like an order's.
-    fn queue_probe(self: &Arc<Self>, request: Request, head: Head) {
+    fn queue_probe(self: &Arc<Self>, request: Request, head: Head) -> Arrival {
         let shared = self.clone();
         self.committer.enqueue(Job {
             write: Write::Probe,
@@ -413,6 +430,27 @@ impl Shared {
                 shared.send(request, &head, &reply);
             }),
         });
+        Arrival::Queued
+    }
+
+    fn queue_retry(self: &Arc<Self>, request: Request, head: Head, id: OrderId) -> Arrival {
+        let shared = self.clone();
+        self.committer.enqueue(Job {
+            write: Write::Revive(id.clone()),
+            finish: Box::new(move |written| {
+                let refusal = match written {
+                    Ok(Written::Revived(Revived::Pending)) => {
+                        shared.bell.ring();
+                        return shared.answer(request, &head, Ok(Route::Order(id)));
+                    }
+                    Ok(Written::Revived(Revived::Unknown)) => Refusal::UnknownOrder,
+                    Ok(_) => Refusal::NotFailed,
+                    Err(error) => Refusal::Unavailable(error),
+                };
+                shared.send(request, &head, &refusal.into());
+            }),
+        });
+        Arrival::Queued
     }
 
     /// Answers a request whose body, if any, has been read.

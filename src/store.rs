@@ -8,45 +8,29 @@
 //! it is (promise 1): `synchronous=FULL` syncs the log before a commit returns. After [`Error::Broken`] neither is certain,
 //! and the process must end.
 
+mod change;
 mod file;
+mod list;
 mod schema;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior};
 
 use crate::error::Error;
-use crate::order::{NewOrder, OrderId, Status, Transition};
+use crate::order::{Amount, Order, OrderId, Status, Timestamp};
+pub use change::{Claimed, Created, Ending, Outcome, Revived, Tx};
 use file::Identity;
 pub use file::Lock;
+pub use list::{Filter, Page};
 
 /// How long a write waits for another program, such as the sqlite3 shell in the middle of a correction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The first SQLite without the WAL-reset corruption of 3.7.0 to 3.51.2.
 const OLDEST_SQLITE: i32 = 3_051_003;
-
-/// What became of a [`Tx::create`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Created {
-    /// The order is new, and stored with this transaction.
-    New,
-    /// The same order is already there: the client has tried again.
-    Replayed,
-    /// Another order has this id.
-    Conflict,
-}
-
-/// An order that the processor has taken up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claimed {
-    /// Its place in the order of arrival.
-    pub seq: i64,
-    /// Which attempt this is, from 1.
-    pub attempt: u32,
-}
 
 /// How many orders there are in each status, and how long the completed ones took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -126,107 +110,11 @@ impl Writer {
     pub fn transaction<T>(&mut self, change: impl FnOnce(&Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Dropped without a commit, a transaction rolls back.
-        let value = change(&Tx(&transaction))?;
+        let value = change(&Tx::within(&transaction))?;
         transaction.commit()?;
         // A database that was moved or deleted takes commits to the grave.
         self.files.iter().try_for_each(Identity::check)?;
         Ok(value)
-    }
-}
-
-/// The changes that can be made within one transaction.
-pub struct Tx<'a>(&'a Connection);
-
-impl Tx<'_> {
-    /// Stores `order` as `Pending`, unless its id is taken.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn create(&self, order: &NewOrder, now_ms: i64) -> Result<Created, Error> {
-        let inserted = self
-            .0
-            .prepare_cached(
-                "INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, created_at)
-                 VALUES (?1, ?2, ?3, ?4, 'Pending', ?5) ON CONFLICT (order_id) DO NOTHING",
-            )?
-            .execute(params![
-                order.order_id.as_str(),
-                order.user_id,
-                items_to_text(&order.item_ids),
-                order.total_amount.as_str(),
-                now_ms
-            ])?;
-        if inserted == 1 {
-            return Ok(Created::New);
-        }
-        let stored = self
-            .0
-            .prepare_cached("SELECT user_id, item_ids, total_amount FROM orders WHERE order_id = ?1")?
-            .query_row([order.order_id.as_str()], |row| {
-                Ok(NewOrder::from_stored(
-                    order.order_id.as_str(),
-                    row.get(0)?,
-                    items_from_text(row.get_ref(1)?.as_str()?),
-                    row.get(2)?,
-                ))
-            })?;
-        Ok(if stored == *order { Created::Replayed } else { Created::Conflict })
-    }
-
-    /// Takes up to `limit` pending orders for processing, in the order of arrival, and counts the attempt.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn claim(&self, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
-        let (from, to) = Transition::Claim.ends();
-        let mut claimed = self
-            .0
-            .prepare_cached(&format!(
-                "UPDATE orders SET status = '{to}', started_at = ?2, attempts = attempts + 1
-                 WHERE seq IN (SELECT seq FROM orders WHERE status = '{from}' ORDER BY seq LIMIT ?1)
-                 RETURNING seq, attempts",
-                from = from.as_str(),
-                to = to.as_str()
-            ))?
-            .query_map(params![limit as i64, now_ms], |row| Ok(Claimed { seq: row.get(0)?, attempt: row.get(1)? }))?
-            .collect::<Result<Vec<_>, _>>()?;
-        // RETURNING promises no order.
-        claimed.sort_unstable_by_key(|c| c.seq);
-        Ok(claimed)
-    }
-
-    /// Marks an order as done. Returns false, and changes nothing, if it is no longer in that attempt.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn complete(&self, order: Claimed, now_ms: i64) -> Result<bool, Error> {
-        let (from, to) = Transition::Complete.ends();
-        let changed = self
-            .0
-            .prepare_cached(
-                "UPDATE orders SET status = ?4, completed_at = ?5 WHERE seq = ?1 AND attempts = ?2 AND status = ?3",
-            )?
-            .execute(params![order.seq, order.attempt, from.as_str(), to.as_str(), now_ms])?;
-        Ok(changed == 1)
-    }
-
-    /// Puts every order in `Processing` back to `Pending` and says how many. For a start, when whoever processed them is gone.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn requeue_interrupted(&self) -> Result<usize, Error> {
-        let (from, to) = Transition::Requeue.ends();
-        let sql = format!("UPDATE orders SET status = '{}' WHERE status = '{}'", to.as_str(), from.as_str());
-        Ok(self.0.execute(&sql, [])?)
-    }
-
-    /// Writes something of no meaning, to learn whether the disk takes it.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn probe(&self, now_ms: i64) -> Result<(), Error> {
-        self.0.prepare_cached("UPDATE probe SET written_at = max(written_at + 1, ?1)")?.execute([now_ms])?;
-        Ok(())
     }
 }
 
@@ -270,16 +158,41 @@ impl Readers {
         })
     }
 
-    /// Whether any order waits to be claimed.
+    /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if
+    /// there is none at all.
     ///
     /// # Errors
     /// What the database reports.
-    pub fn any_pending(&self) -> Result<bool, Error> {
+    pub fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
         self.with(|connection| {
             connection
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM orders WHERE status = 'Pending')")?
+                .prepare_cached(
+                    "SELECT coalesce((SELECT 0 FROM orders WHERE status = 'Pending' AND retry_at = 0 LIMIT 1),
+                       (SELECT min(retry_at) FROM orders WHERE status = 'Pending' AND retry_at > 0))",
+                )?
                 .query_row([], |row| row.get(0))
         })
+    }
+
+    /// The whole record of an order, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    /// What the database reports.
+    pub fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
+        self.with(|connection| {
+            connection
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE order_id = ?1"))?
+                .query_row([id.as_str()], order_of)
+                .optional()
+        })
+    }
+
+    /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
+    ///
+    /// # Errors
+    /// What the database reports.
+    pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
+        self.with(|connection| by_seq(connection, claimed.seq))
     }
 
     fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
@@ -323,16 +236,39 @@ fn set(connection: &Connection, pragma: &str, value: &str, reads_back: &str) -> 
     Ok(())
 }
 
-fn status_of(row: &Row<'_>) -> rusqlite::Result<Status> {
-    let word = row.get_ref(0)?.as_str()?;
-    Status::from_word(word).ok_or_else(|| {
-        let problem = format!("unknown status {word:?}");
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, problem.into())
+/// What [`order_of`] reads.
+const COLUMNS: &str =
+    "order_id, user_id, item_ids, total_amount, status, created_at, started_at, completed_at, attempts, last_error";
+
+fn by_seq(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Order>> {
+    connection.prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE seq = ?1"))?.query_row([seq], order_of).optional()
+}
+
+fn order_of(row: &Row<'_>) -> rusqlite::Result<Order> {
+    Ok(Order {
+        order_id: OrderId::from_stored(row.get(0)?),
+        user_id: row.get(1)?,
+        item_ids: items_from_text(row.get_ref(2)?.as_str()?),
+        total_amount: Amount::from_stored(row.get(3)?),
+        status: status_in(row, 4)?,
+        created_at: Timestamp(row.get(5)?),
+        started_at: row.get::<_, Option<i64>>(6)?.map(Timestamp),
+        completed_at: row.get::<_, Option<i64>>(7)?.map(Timestamp),
+        attempts: row.get(8)?,
+        last_error: row.get(9)?,
     })
 }
 
-fn items_to_text(items: &[String]) -> String {
-    serde_json::to_string(items).expect("a list of strings always has a JSON form")
+fn status_of(row: &Row<'_>) -> rusqlite::Result<Status> {
+    status_in(row, 0)
+}
+
+fn status_in(row: &Row<'_>, column: usize) -> rusqlite::Result<Status> {
+    let word = row.get_ref(column)?.as_str()?;
+    Status::from_word(word).ok_or_else(|| {
+        let problem = format!("unknown status {word:?}");
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, problem.into())
+    })
 }
 
 /// A list that someone damaged with the sqlite3 shell reads as empty: it then differs from every order that can be sent.
