@@ -2,12 +2,13 @@
 //!
 //! Orders are processed by a clock that the test turns, so nothing here takes the time that it is about.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use orderd::{Clock, Server};
+use orderd::{Clock, Listener, Server};
 
 use crate::harness::{
-    Client, Local, PATIENCE, Row, Serving, T0, comes_true, connection, created, get, in_status, order, poll_until, post,
+    Client, Folder, Local, PATIENCE, Row, Serving, T0, comes_true, connection, created, get, in_status, order, poll_until, post,
 };
 
 const PROCESSING_TIME: Duration = Duration::from_secs(5);
@@ -278,6 +279,24 @@ fn a_second_server_on_the_same_file_is_refused_and_the_first_goes_on() {
         Ok(_) => panic!("two servers own one file"),
     }
     create(&server, 0..1);
+}
+
+#[test]
+fn a_server_that_does_not_start_leaves_nothing_running() {
+    let folder = Folder::new();
+    let mut config = orderd::Config::default();
+    config.listen = orderd::Listen::Tcp("127.0.0.1:0".into());
+    config.db = folder.file("orders.db");
+    std::fs::write(&config.db, "notes").unwrap();
+    let listener = Listener::bind(&config.listen).unwrap();
+    let lock = orderd::store::Lock::acquire(&config.db).unwrap();
+    let held = Arc::new(());
+    let holder = held.clone();
+    let started = Server::start_on(&config, listener, lock, move |_| _ = holder.clone());
+    assert!(matches!(started, Err(orderd::Error::Foreign { .. })));
+    drop(started);
+    // Whatever thread it left behind would still hold what it was given.
+    poll_until(PATIENCE, || Arc::strong_count(&held) == 1);
 }
 
 #[test]
