@@ -298,6 +298,20 @@ fn requests_on_one_connection_are_answered_in_order_and_see_what_was_ordered_bef
     client.answer().expect(404, NO_SUCH_PATH);
 }
 
+/// RFC 9112, 9.3.2: only safe requests may overtake each other.
+#[test]
+fn a_request_does_not_see_what_was_ordered_behind_it() {
+    let server = Local::idle();
+    let mut client = server.client();
+    let ids: Vec<_> = (0..200).map(|n| format!("o-{n}")).collect();
+    let pairs = ids.iter().flat_map(|id| [get(&format!("/order/{id}")).into_bytes(), post(order(id))]);
+    client.send(pairs.flatten().collect::<Vec<_>>()).unwrap();
+    for id in &ids {
+        client.answer().expect(404, NO_SUCH_ORDER);
+        client.answer().expect(200, &created(id));
+    }
+}
+
 #[test]
 fn a_connection_stays_open_unless_told_otherwise() {
     let server = Local::idle();
