@@ -3,12 +3,14 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 use orderd::Address;
 use orderd::config::SETTINGS;
 
 use crate::harness::{
-    Client, Ended, Folder, PATIENCE, Process, Serving, connection, created, in_status, order, orderd, poll_until, request,
+    Client, Ended, Folder, PATIENCE, Process, Serving, connection, created, in_clean_environment, in_status, order, orderd,
+    poll_until, request, signal,
 };
 
 fn run(folder: &Folder, args: &[&str]) -> Ended {
@@ -224,6 +226,30 @@ fn a_signal_stops_it_in_an_orderly_way() {
         assert_eq!(server.rows()[0].status, "Pending", "{signal}");
         assert!(Client::connect(server.address()).is_err(), "something still listens after {signal}");
     }
+}
+
+/// The kernel has no default action for signals to process 1. Needs a process namespace; where there can be none, it says so.
+#[test]
+fn process_1_of_a_container_stops_in_an_orderly_way() {
+    let folder = Folder::new();
+    let in_container = |program: &str| {
+        let mut command = in_clean_environment(Command::new("unshare"), &folder);
+        command.args(["--pid", "--fork", "--kill-child", program]);
+        command
+    };
+    if !in_container("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("not tried: no process namespace can be made here");
+        return;
+    }
+    let mut command = in_container(env!("CARGO_BIN_EXE_orderd"));
+    command.args(["--listen", "127.0.0.1:0"]);
+    let mut server = Process::spawn(command, &folder);
+    let id = server.id();
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let first: u32 = children.trim().parse().unwrap_or_else(|_| panic!("expected one child, got {children:?}"));
+    signal(first, "TERM");
+    assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+    assert_eq!(folder.names(), ["orders.db", "orders.db.lock"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use orderd::{Address, Clock, Config, Listen, Server};
 
 pub use client::{Answer, Client};
-pub use process::{Ended, Process, in_clean_environment, orderd};
+pub use process::{Ended, Process, in_clean_environment, orderd, signal};
 
 /// The time to wait for what should come soon: far more than any machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -78,8 +78,7 @@ impl Process {
     /// Sends a signal by its name.
     #[track_caller]
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
-        assert!(sent.success(), "cannot send {name}");
+        signal(self.id(), name);
     }
 
     /// Waits for its end.
@@ -125,6 +124,13 @@ impl Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a signal, by its name, to a process that the caller started.
+#[track_caller]
+pub fn signal(id: u32, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &id.to_string()]).status().unwrap();
+    assert!(sent.success(), "cannot send {name} to {id}");
 }
 
 impl Serving for Process {
