@@ -211,9 +211,11 @@ fn a_taken_port_is_refused_before_any_file_is_made() {
 
 #[test]
 fn a_signal_stops_it_in_an_orderly_way() {
-    for signal in ["TERM", "INT"] {
+    let supervised = ["--processing-time", "1h"];
+    let alone = ["--processing-time", "1h", "--no-supervisor"];
+    for (signal, flags) in [("TERM", &supervised[..]), ("INT", &supervised), ("TERM", &alone), ("INT", &alone)] {
         let folder = Folder::new();
-        let mut server = Process::start(&folder, &["--processing-time", "1h"]);
+        let mut server = Process::start(&folder, flags);
         server.post(order("1")).expect(200, &created("1"));
         poll_until(PATIENCE, || server.status("1") == "Processing");
         // A client that stays connected does not hold the stop up.
@@ -222,9 +224,9 @@ fn a_signal_stops_it_in_an_orderly_way() {
         server.signal(signal);
         assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
         // The log is written back and gone, so the one file can be copied.
-        assert_eq!(folder.names(), ["orders.db", "orders.db.lock"], "{signal}");
-        assert_eq!(server.rows()[0].status, "Pending", "{signal}");
-        assert!(Client::connect(server.address()).is_err(), "something still listens after {signal}");
+        assert_eq!(folder.names(), ["orders.db", "orders.db.lock"], "{signal} {flags:?}");
+        assert_eq!(server.rows()[0].status, "Pending", "{signal} {flags:?}");
+        assert!(Client::connect(server.address()).is_err(), "something still listens after {signal} {flags:?}");
     }
 }
 

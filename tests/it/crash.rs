@@ -70,8 +70,9 @@ fn no_acknowledged_order_is_lost_by_kill_9() {
     let folder = Folder::new();
     let flags = ["--processing-time", "10ms"];
     let load = Load::default();
-    for kill_after in [1, 150, 400] {
-        let server = Process::start(&folder, &flags);
+    let alone = ["--processing-time", "10ms", "--no-supervisor"];
+    for (kill_after, flags) in [(1, &flags[..]), (150, &alone), (400, &flags)] {
+        let server = Process::start(&folder, flags);
         let before = load.acknowledged();
         std::thread::scope(|scope| {
             let (load, address) = (&load, server.address().clone());
