@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::order::{NewOrder, OrderId};
-use crate::store::{Claimed, Created, Ending, Revived, Tx, Writer};
+use crate::store::{Claimed, Created, Ending, Look, Revived, Tx, Writer};
 
 /// The most jobs in one transaction: bounds its memory and how long those behind it wait.
 const MAX_BATCH: usize = 2_048;
@@ -47,8 +47,8 @@ pub enum Write {
     RequeueInterrupted,
     /// Learn whether the disk takes a write.
     Probe,
-    /// Change nothing, but be finished after everything that was queued before.
-    Nothing,
+    /// Change nothing, but see all that was queued before and nothing that was queued after.
+    Look(Box<dyn Fn(Look<'_>) + Send>),
 }
 
 /// What a [`Write`] came to.
@@ -204,7 +204,10 @@ fn apply(tx: &Tx<'_>, write: &Write, now_ms: i64) -> Result<Written, Error> {
             tx.probe(now_ms)?;
             Written::Done
         }
-        Write::Nothing => Written::Done,
+        Write::Look(read) => {
+            read(tx.look());
+            Written::Done
+        }
     })
 }
 

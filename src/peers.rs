@@ -19,6 +19,7 @@ struct Peer {
     /// On the clock of [`Peers::condemn`]'s caller, in milliseconds.
     condemned_until_ms: AtomicU64,
     queued: AtomicU32,
+    reading: AtomicU32,
 }
 
 /// The table. Pages are made when first used, as a small server sees few ports.
@@ -64,6 +65,25 @@ impl Peers {
     /// Whether orders of `peer` wait for their commit.
     pub fn has_queued(&self, peer: Option<&SocketAddr>) -> bool {
         peer.is_some_and(|peer| self.entry(peer).queued.load(Ordering::Acquire) > 0)
+    }
+
+    /// A request of `peer` that only reads is being looked up.
+    pub fn reading(&self, peer: Option<&SocketAddr>) {
+        if let Some(peer) = peer {
+            self.entry(peer).reading.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// One has been looked up, though not yet answered.
+    pub fn has_read(&self, peer: Option<&SocketAddr>) {
+        if let Some(peer) = peer {
+            self.entry(peer).reading.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether requests of `peer` are being looked up.
+    pub fn is_reading(&self, peer: Option<&SocketAddr>) -> bool {
+        peer.is_some_and(|peer| self.entry(peer).reading.load(Ordering::Acquire) > 0)
     }
 
     /// From now on and until `until_ms`, nothing that `peer` sends is looked at.

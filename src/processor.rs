@@ -338,7 +338,8 @@ impl State {
     }
 
     fn begin_task(&mut self, claimed: Claimed) -> Result<(), String> {
-        let order = self.readers.claimed_order(claimed).map_err(|e| e.to_string())?.ok_or("the order was deleted")?;
+        let order =
+            self.readers.look(|look| look.claimed_order(claimed)).map_err(|e| e.to_string())?.ok_or("the order was deleted")?;
         let order_id = order.order_id.clone();
         let messages = self.inbox.bell.messages.clone();
         let task = Task::start(&self.settings.work, order, self.settings.database.clone(), move |result| {
@@ -378,7 +379,7 @@ impl State {
                     self.committer.hurry();
                 }
             }
-            None => match self.readers.next_claim_ms() {
+            None => match self.readers.look(|look| look.next_claim_ms()) {
                 Ok(None) => self.retry_at_ms = None,
                 Ok(Some(0)) => self.maybe_pending = true,
                 Ok(Some(at_ms)) => self.retry_at_ms = Some(at_ms),

@@ -31,7 +31,7 @@ use crate::listener::{Address, Listener};
 use crate::metrics;
 use crate::order::{NewOrder, OrderId};
 use crate::processor::{self, Bell, Processor, Settings};
-use crate::store::{self, Created, Lock, Readers, Revived};
+use crate::store::{self, Created, Lock, Look, Readers, Revived};
 use crate::wire::{self, Framing, Head};
 use crate::work::{self, Retries};
 
@@ -40,6 +40,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the last answers may take, once there is no work to wait for.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// The longest that a write waits for earlier reads of its connection.
+const READS_PASS: Duration = Duration::from_millis(100);
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -86,17 +89,15 @@ impl Server {
     ) -> Result<Server, Error> {
         let address = listener.address()?;
         listener.prepare(config.read_timeout)?;
-        let on_trouble = Arc::new(on_trouble);
-        let on_worn = on_trouble.clone();
-        let door = Door::open(address.clone(), listener.descriptor(), move |why| on_worn(Trouble::Worn(why)))?;
         let (mut writer, readers) = store::open(&lock, config.workers)?;
-        if readers.counts()?.processing > 0 {
+        if readers.look(|look| look.counts())?.processing > 0 {
             // Their commands may have outlived the server that started them.
             work::end_leftovers(lock.database());
             let interrupted = writer.transaction(|tx| tx.requeue_interrupted())?;
             log::info!("{interrupted} interrupted orders will be processed again");
         }
         let readers = Arc::new(readers);
+        let descriptor = listener.descriptor();
         let socket = match listener {
             Listener::Tcp(listener) => tiny_http::Listener::from(listener),
             Listener::Unix(listener) => tiny_http::Listener::from(listener),
@@ -104,6 +105,9 @@ impl Server {
         let http = tiny_http::Server::from_listener(socket, None)
             .map_err(|e| Error::Listen { address: address.to_string(), source: io::Error::other(e.to_string()) })?;
         let http = Arc::new(http);
+        let on_trouble = Arc::new(on_trouble);
+        let on_worn = on_trouble.clone();
+        let door = Door::open(address.clone(), descriptor, move |why| on_worn(Trouble::Worn(why)))?;
         let (bell, inbox) = processor::inbox();
         let waker = http.clone();
         let committer = Arc::new(Committer::new(
@@ -121,7 +125,7 @@ impl Server {
             clock: config.clock.clone(),
             database: lock.database().to_path_buf(),
         };
-        let processor = Processor::start(inbox, committer.clone(), readers.clone(), settings)?;
+        let processor = Processor::start(inbox, committer.clone(), readers.clone(), settings).inspect_err(|_| door.close())?;
         let shared = Arc::new(Shared {
             http,
             arrivals: Mutex::new(()),
@@ -134,13 +138,19 @@ impl Server {
             stopping: AtomicBool::new(false),
             read_timeout: config.read_timeout,
         });
-        let workers = (0..config.workers.max(1))
-            .map(|n| {
-                let shared = shared.clone();
-                std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || shared.work()).map_err(Error::Thread)
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Server { address, shared, workers, processor, shutdown_timeout: config.shutdown_timeout, lock })
+        let mut server =
+            Server { address, shared, workers: Vec::new(), processor, shutdown_timeout: config.shutdown_timeout, lock };
+        for n in 0..config.workers.max(1) {
+            let shared = server.shared.clone();
+            match std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || shared.work()) {
+                Ok(worker) => server.workers.push(worker),
+                Err(e) => {
+                    server.stop();
+                    return Err(Error::Thread(e));
+                }
+            }
+        }
+        Ok(server)
     }
 
     /// Where the server can be reached, with the port that it really took.
@@ -260,13 +270,10 @@ impl Shared {
             }
             Ok(Route::Health) => self.queue_probe(request, head),
             Ok(Route::Retry(id)) => self.queue_retry(request, head, id),
-            Ok(route) if self.door.peers.has_queued(peer) => {
-                let shared = self.clone();
-                self.committer.enqueue(Job {
-                    write: Write::Nothing,
-                    finish: Box::new(move |_| shared.answer(request, &head, Ok(route))),
-                });
-                Arrival::Queued
+            Ok(route) if self.door.peers.has_queued(peer) => self.queue_look(request, head, route),
+            Ok(route) => {
+                self.door.peers.reading(peer);
+                Arrival::Ready(request, head, Ok(route))
             }
             route => Arrival::Ready(request, head, route),
         }
@@ -300,25 +307,15 @@ impl Shared {
     /// Answers what needs no commit.
     fn answer(&self, request: Request, head: &Head, route: Result<Route, Refusal>) {
         let reply = match route {
-            Ok(Route::OrderStatus(id)) => match self.readers.status(&id) {
-                Ok(Some(status)) => Ok(Reply::order_status(&id, status)),
-                Ok(None) => Err(Refusal::UnknownOrder),
-                Err(e) => Err(unreadable(e)),
-            },
-            Ok(Route::Order(id)) => match self.readers.order(&id) {
-                Ok(Some(order)) => Ok(Reply::order(&order)),
-                Ok(None) => Err(Refusal::UnknownOrder),
-                Err(e) => Err(unreadable(e)),
-            },
-            Ok(Route::Orders(query)) => {
-                self.readers.page(&query.filter, query.after, query.limit).map(|page| Reply::orders(&page)).map_err(unreadable)
+            Ok(route) => {
+                let reply = self.readers.look(|look| Ok(look_up(look, &route)));
+                self.door.peers.has_read(request.remote_addr());
+                reply.unwrap_or_else(|e| unreadable(e).into())
             }
-            Ok(Route::Metrics) => self.readers.counts().map(|counts| metrics::json(&counts)).map_err(unreadable),
-            Ok(Route::CreateOrder | Route::Health | Route::Retry(_)) => unreachable!("these are queued"),
             Err(refusal @ Refusal::BadFraming(_)) => return self.refuse_for_good(request, *head, refusal),
-            Err(refusal) => Err(refusal),
+            Err(refusal) => refusal.into(),
         };
-        self.send(request, head, &reply.unwrap_or_else(Reply::from));
+        self.send(request, head, &reply);
     }
 
     /// Waits for a body and goes on with its request. Runs where it may block.
@@ -340,7 +337,10 @@ impl Shared {
                         Route::CreateOrder => self.queue_order(request, head, &body),
                         Route::Health => self.queue_probe(request, head),
                         Route::Retry(id) => self.queue_retry(request, head, id),
-                        route => Arrival::Ready(request, head, Ok(route)),
+                        route => {
+                            self.door.peers.reading(peer.as_ref());
+                            Arrival::Ready(request, head, Ok(route))
+                        }
                     };
                     return self.handle(arrival);
                 }
@@ -394,38 +394,69 @@ impl Shared {
             Ok(order) => order,
             Err(refusal) => return Arrival::Ready(request, head, Err(refusal)),
         };
-        let id: OrderId = order.order_id.clone();
-        let peer = request.remote_addr().copied();
-        self.door.peers.queued(peer.as_ref());
+        let id = order.order_id.clone();
         let shared = self.clone();
-        self.committer.enqueue(Job {
-            write: Write::Create(order),
-            finish: Box::new(move |written| {
-                // Whatever is read from now on sees this order, or its absence.
-                shared.door.peers.settled(peer.as_ref());
-                let outcome = written.map(|written| match written {
-                    Written::Order(created) => created,
-                    _ => unreachable!("a create comes back as what became of it"),
-                });
-                if matches!(outcome, Ok(Created::New)) {
-                    shared.bell.ring();
-                }
-                shared.send(request, &head, &Reply::created(&id, outcome));
-            }),
+        self.queue_write(request, Write::Create(order), move |request, written| {
+            let outcome = written.map(|written| match written {
+                Written::Order(created) => created,
+                _ => unreachable!("a create comes back as what became of it"),
+            });
+            if matches!(outcome, Ok(Created::New)) {
+                shared.bell.ring();
+            }
+            shared.send(request, &head, &Reply::created(&id, outcome));
+        })
+    }
+
+    /// Queues a write and hands its request to `finish` once its fate is known. Before that, what the peer sent earlier is looked
+    /// up; until then, what it sends later waits in the same queue.
+    fn queue_write(
+        self: &Arc<Self>,
+        request: Request,
+        write: Write,
+        finish: impl FnOnce(Request, Result<Written, Refused>) + Send + 'static,
+    ) -> Arrival {
+        let peer = request.remote_addr().copied();
+        self.let_reads_pass(peer.as_ref());
+        self.door.peers.queued(peer.as_ref());
+        let door = self.door.clone();
+        let finish = Box::new(move |written| {
+            // Whatever is read from now on sees the write, or its absence.
+            door.peers.settled(peer.as_ref());
+            finish(request, written);
         });
+        self.committer.enqueue(Job { write, finish });
         Arrival::Queued
     }
 
     /// `/healthz` is answered by a write that reaches the disk, like an order's.
     fn queue_probe(self: &Arc<Self>, request: Request, head: Head) -> Arrival {
         let shared = self.clone();
+        self.queue_write(request, Write::Probe, move |request, written| {
+            let reply = match written {
+                Err(error) => Refusal::Unavailable(error).into(),
+                Ok(_) if !shared.processor_alive.load(Ordering::Relaxed) => Refusal::ProcessorDead.into(),
+                Ok(_) => Reply::healthy(),
+            };
+            shared.send(request, &head, &reply);
+        })
+    }
+
+    /// For a request that came behind an order of its own connection: answered with what it would have seen, had each waited for
+    /// the one before.
+    fn queue_look(self: &Arc<Self>, request: Request, head: Head, route: Route) -> Arrival {
+        let (shared, seen) = (self.clone(), Arc::new(Mutex::new(None)));
+        let see = seen.clone();
         self.committer.enqueue(Job {
-            write: Write::Probe,
+            write: Write::Look(Box::new(move |look| {
+                let reply = look_up(look, &route);
+                *see.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(reply);
+            })),
             finish: Box::new(move |written| {
+                let seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
                 let reply = match written {
+                    Ok(_) => seen.unwrap_or_else(|| Refusal::Internal.into()),
                     Err(error) => Refusal::Unavailable(error).into(),
-                    Ok(_) if !shared.processor_alive.load(Ordering::Relaxed) => Refusal::ProcessorDead.into(),
-                    Ok(_) => Reply::healthy(),
                 };
                 shared.send(request, &head, &reply);
             }),
@@ -433,24 +464,32 @@ impl Shared {
         Arrival::Queued
     }
 
+    /// Waits until what `peer` sent before has been looked up, so that it does not see the write that is about to be queued. That
+    /// takes microseconds; the limit is for a thread that panicked over it.
+    fn let_reads_pass(&self, peer: Option<&SocketAddr>) {
+        if self.door.peers.is_reading(peer) {
+            let until = Instant::now() + READS_PASS;
+            while self.door.peers.is_reading(peer) && Instant::now() < until {
+                std::thread::yield_now();
+            }
+        }
+    }
+
     fn queue_retry(self: &Arc<Self>, request: Request, head: Head, id: OrderId) -> Arrival {
         let shared = self.clone();
-        self.committer.enqueue(Job {
-            write: Write::Revive(id.clone()),
-            finish: Box::new(move |written| {
-                let refusal = match written {
-                    Ok(Written::Revived(Revived::Pending)) => {
-                        shared.bell.ring();
-                        return shared.answer(request, &head, Ok(Route::Order(id)));
-                    }
-                    Ok(Written::Revived(Revived::Unknown)) => Refusal::UnknownOrder,
-                    Ok(_) => Refusal::NotFailed,
-                    Err(error) => Refusal::Unavailable(error),
-                };
-                shared.send(request, &head, &refusal.into());
-            }),
-        });
-        Arrival::Queued
+        self.queue_write(request, Write::Revive(id.clone()), move |request, written| {
+            let refusal = match written {
+                Ok(Written::Revived(Revived::Pending)) => {
+                    shared.bell.ring();
+                    shared.door.peers.reading(request.remote_addr());
+                    return shared.answer(request, &head, Ok(Route::Order(id)));
+                }
+                Ok(Written::Revived(Revived::Unknown)) => Refusal::UnknownOrder,
+                Ok(_) => Refusal::NotFailed,
+                Err(error) => Refusal::Unavailable(error),
+            };
+            shared.send(request, &head, &refusal.into());
+        })
     }
 
     /// Answers a request whose body, if any, has been read.
@@ -482,6 +521,21 @@ impl Shared {
         log::debug!("answers are not read: {e}");
         self.door.condemn(peer);
         self.door.cut(peer, Shutdown::Both);
+    }
+}
+
+/// What a request that only reads is answered.
+fn look_up(look: Look<'_>, route: &Route) -> Reply {
+    let found = match route {
+        Route::OrderStatus(id) => look.status(id).map(|status| status.map(|status| Reply::order_status(id, status))),
+        Route::Order(id) => look.order(id).map(|order| order.map(|order| Reply::order(&order))),
+        Route::Orders(query) => look.page(&query.filter, query.after, query.limit).map(|page| Some(Reply::orders(&page))),
+        Route::Metrics => look.counts().map(|counts| Some(metrics::json(&counts))),
+        Route::CreateOrder | Route::Health | Route::Retry(_) => unreachable!("these write"),
+    };
+    match found {
+        Ok(reply) => reply.unwrap_or_else(|| Refusal::UnknownOrder.into()),
+        Err(e) => unreadable(e).into(),
     }
 }
 

@@ -11,41 +11,26 @@
 mod change;
 mod file;
 mod list;
+mod read;
 mod schema;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Error;
-use crate::order::{Amount, Order, OrderId, Status, Timestamp};
 pub use change::{Claimed, Created, Ending, Outcome, Revived, Tx};
 use file::Identity;
 pub use file::Lock;
 pub use list::{Filter, Page};
+pub use read::{Counts, Look, Readers};
 
 /// How long a write waits for another program, such as the sqlite3 shell in the middle of a correction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The first SQLite without the WAL-reset corruption of 3.7.0 to 3.51.2.
 const OLDEST_SQLITE: i32 = 3_051_003;
-
-/// How many orders there are in each status, and how long the completed ones took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Orders in `Pending`.
-    pub pending: u64,
-    /// Orders in `Processing`.
-    pub processing: u64,
-    /// Orders in `Completed`.
-    pub completed: u64,
-    /// Orders in `Failed`.
-    pub failed: u64,
-    /// Milliseconds from creation to completion, summed over completed orders.
-    pub processing_ms: u64,
-}
 
 /// Opens the database that `lock` owns, or makes it; brings it up to date; and gives back one writer and `readers` readers.
 ///
@@ -55,8 +40,8 @@ pub fn open(lock: &Lock, readers: usize) -> Result<(Writer, Readers), Error> {
     let path = lock.database();
     file::inspect(path)?;
     let writer = Writer::open(path).map_err(|e| unusable(path, e))?;
-    let readers = (0..readers.max(1)).map(|_| reader(path).map(Mutex::new)).collect::<Result<_, _>>()?;
-    Ok((writer, Readers(readers)))
+    let readers = (0..readers.max(1)).map(|_| reader(path)).collect::<Result<_, _>>()?;
+    Ok((writer, Readers::new(readers)))
 }
 
 /// While opening, a database that can't be read or written is the user's to mend, like a wrong flag.
@@ -118,95 +103,6 @@ impl Writer {
     }
 }
 
-/// The connections that read. Any thread may call; each call takes whichever connection is free.
-pub struct Readers(Vec<Mutex<Connection>>);
-
-impl Readers {
-    /// The status of an order, or `None` if there is none of that id.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
-        self.with(|connection| {
-            connection
-                .prepare_cached("SELECT status FROM orders WHERE order_id = ?1")?
-                .query_row([id.as_str()], status_of)
-                .optional()
-        })
-    }
-
-    /// The counts that `/metrics` reports; read, not counted, so their cost does not depend on the number of orders.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn counts(&self) -> Result<Counts, Error> {
-        self.with(|connection| {
-            let mut statement = connection.prepare_cached("SELECT status, orders, processing_ms FROM status_counts")?;
-            let mut rows = statement.query([])?;
-            let mut counts = Counts::default();
-            while let Some(row) = rows.next()? {
-                let orders = row.get::<_, i64>(1)?.max(0) as u64;
-                counts.processing_ms += row.get::<_, i64>(2)?.max(0) as u64;
-                match status_of(row)? {
-                    Status::Pending => counts.pending = orders,
-                    Status::Processing => counts.processing = orders,
-                    Status::Completed => counts.completed = orders,
-                    Status::Failed => counts.failed = orders,
-                }
-            }
-            Ok(counts)
-        })
-    }
-
-    /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if
-    /// there is none at all.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
-        self.with(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT coalesce((SELECT 0 FROM orders WHERE status = 'Pending' AND retry_at = 0 LIMIT 1),
-                       (SELECT min(retry_at) FROM orders WHERE status = 'Pending' AND retry_at > 0))",
-                )?
-                .query_row([], |row| row.get(0))
-        })
-    }
-
-    /// The whole record of an order, or `None` if there is none of that id.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
-        self.with(|connection| {
-            connection
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE order_id = ?1"))?
-                .query_row([id.as_str()], order_of)
-                .optional()
-        })
-    }
-
-    /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
-        self.with(|connection| by_seq(connection, claimed.seq))
-    }
-
-    fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
-        // A connection is only ever read from, so one whose user panicked is as good as new.
-        let free = self.0.iter().find_map(|c| match c.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) => None,
-        });
-        let guard = free.unwrap_or_else(|| self.0[0].lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        Ok(read(&guard)?)
-    }
-}
-
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     // Each connection is used by one thread at a time, so SQLite need not lock it once more.
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -234,41 +130,6 @@ fn set(connection: &Connection, pragma: &str, value: &str, reads_back: &str) -> 
         return Err(Error::Broken(format!("SQLite refused {pragma}={value} and stays at {found}")));
     }
     Ok(())
-}
-
-/// What [`order_of`] reads.
-const COLUMNS: &str =
-    "order_id, user_id, item_ids, total_amount, status, created_at, started_at, completed_at, attempts, last_error";
-
-fn by_seq(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Order>> {
-    connection.prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE seq = ?1"))?.query_row([seq], order_of).optional()
-}
-
-fn order_of(row: &Row<'_>) -> rusqlite::Result<Order> {
-    Ok(Order {
-        order_id: OrderId::from_stored(row.get(0)?),
-        user_id: row.get(1)?,
-        item_ids: items_from_text(row.get_ref(2)?.as_str()?),
-        total_amount: Amount::from_stored(row.get(3)?),
-        status: status_in(row, 4)?,
-        created_at: Timestamp(row.get(5)?),
-        started_at: row.get::<_, Option<i64>>(6)?.map(Timestamp),
-        completed_at: row.get::<_, Option<i64>>(7)?.map(Timestamp),
-        attempts: row.get(8)?,
-        last_error: row.get(9)?,
-    })
-}
-
-fn status_of(row: &Row<'_>) -> rusqlite::Result<Status> {
-    status_in(row, 0)
-}
-
-fn status_in(row: &Row<'_>, column: usize) -> rusqlite::Result<Status> {
-    let word = row.get_ref(column)?.as_str()?;
-    Status::from_word(word).ok_or_else(|| {
-        let problem = format!("unknown status {word:?}");
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, problem.into())
-    })
 }
 
 /// A list that someone damaged with the sqlite3 shell reads as empty: it then differs from every order that can be sent.

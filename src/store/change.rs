@@ -5,7 +5,8 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{items_from_text, status_of};
+use super::read::status_of;
+use super::{Look, items_from_text};
 use crate::error::Error;
 use crate::order::{Amount, NewOrder, OrderId, Transition};
 
@@ -74,6 +75,11 @@ pub struct Tx<'a>(&'a Connection);
 impl<'a> Tx<'a> {
     pub(super) fn within(transaction: &'a Connection) -> Tx<'a> {
         Tx(transaction)
+    }
+
+    /// A look at the orders as this transaction has left them so far.
+    pub fn look(&self) -> Look<'_> {
+        Look(self.0)
     }
 
     /// Stores `order` as `Pending`, unless its id is taken.

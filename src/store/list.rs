@@ -6,7 +6,8 @@
 
 use rusqlite::{Connection, ToSql};
 
-use super::{Readers, by_seq};
+use super::Look;
+use super::read::by_seq;
 use crate::error::Error;
 use crate::order::{Order, Status};
 
@@ -75,23 +76,22 @@ impl Filter {
     }
 }
 
-impl Readers {
+impl Look<'_> {
     /// Up to `limit` orders that arrived before the place `before`, newest first.
     ///
     /// # Errors
     /// What the database reports.
     pub fn page(&self, filter: &Filter, before: Option<i64>, limit: usize) -> Result<Page, Error> {
-        self.with(|connection| {
-            // One transaction, so that an order that changes meanwhile is neither missed nor shown twice.
-            let transaction = connection.unchecked_transaction()?;
-            let mut places = places(&transaction, filter, before.unwrap_or(i64::MAX), limit + 1)?;
-            let has_more = places.len() > limit;
-            places.truncate(limit);
-            let next = places.last().copied().filter(|_| has_more);
-            let orders =
-                places.into_iter().filter_map(|seq| by_seq(&transaction, seq).transpose()).collect::<Result<_, _>>()?;
-            Ok(Page { orders, next })
-        })
+        // One snapshot, so that an order that changes meanwhile is neither missed nor shown twice. A look of the writer's is in a
+        // transaction already.
+        let snapshot = if self.0.is_autocommit() { Some(self.0.unchecked_transaction()?) } else { None };
+        let mut places = places(self.0, filter, before.unwrap_or(i64::MAX), limit + 1)?;
+        let has_more = places.len() > limit;
+        places.truncate(limit);
+        let next = places.last().copied().filter(|_| has_more);
+        let orders = places.into_iter().filter_map(|seq| by_seq(self.0, seq).transpose()).collect::<Result<_, _>>()?;
+        drop(snapshot);
+        Ok(Page { orders, next })
     }
 }
 

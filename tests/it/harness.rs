@@ -239,7 +239,7 @@ pub struct Local {
 impl Local {
     /// Starts one that processes nothing, so that orders stay `Pending`.
     pub fn idle() -> Local {
-        Local::start(|config| config.concurrency = 0)
+        Local::start(|config| config.concurrency = Some(0))
     }
 
     /// Starts one, set up as `change` wants it.

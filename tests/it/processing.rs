@@ -27,7 +27,7 @@ fn count(rows: &[Row], status: &str) -> usize {
 
 #[test]
 fn an_order_is_pending_then_processing_then_completed() {
-    let server = Local::start(|config| config.concurrency = 1);
+    let server = Local::start(|config| config.concurrency = Some(1));
     create(&server, 0..2);
     poll_until(PATIENCE, || server.status("o-0") == "Processing");
     // There is room for one.
@@ -72,7 +72,7 @@ fn a_thousand_orders_created_together_are_completed_together() {
 
 #[test]
 fn orders_are_processed_in_the_order_of_their_arrival_and_never_more_than_allowed() {
-    let server = Local::start(|config| config.concurrency = 3);
+    let server = Local::start(|config| config.concurrency = Some(3));
     create(&server, 0..20);
     let mut most = 0;
     let done = comes_true(2 * PATIENCE, || {
@@ -99,7 +99,7 @@ fn a_concurrency_of_zero_takes_orders_and_processes_none() {
     server.turn(PROCESSING_TIME);
     let begun = comes_true(Duration::from_millis(200), || server.metrics().pending != 10);
     assert!(!begun, "{:#?}", server.rows());
-    let server = server.restart(|config| config.concurrency = 1_000);
+    let server = server.restart(|config| config.concurrency = Some(1_000));
     poll_until(PATIENCE, || server.metrics().processing == 10);
 }
 
@@ -112,7 +112,7 @@ fn the_average_counts_from_creation_to_completion() {
     create(&server, 3..4);
     server.turn(Duration::from_millis(5_750));
     let server = server.restart(|config| {
-        config.concurrency = 1_000;
+        config.concurrency = Some(1_000);
         config.processing_time = Duration::ZERO;
     });
     server.wait_until_completed(4);
@@ -225,7 +225,7 @@ fn an_order_that_someone_takes_away_while_it_is_processed_stays_away() {
 /// Promise 2.
 #[test]
 fn an_orderly_stop_puts_orders_back_and_the_next_start_takes_them_up() {
-    let mut server = Local::start(|config| config.concurrency = 2);
+    let mut server = Local::start(|config| config.concurrency = Some(2));
     create(&server, 0..3);
     poll_until(PATIENCE, || server.metrics().processing == 2);
     server.stop();
@@ -262,7 +262,7 @@ fn orders_found_in_processing_at_the_start_are_processed_anew() {
         .unwrap();
     drop(shell);
     let server = server.restart(|config| {
-        config.concurrency = 10;
+        config.concurrency = Some(10);
         config.processing_time = Duration::ZERO;
     });
     server.wait_until_completed(3);
