@@ -214,7 +214,8 @@ enum Arrival {
 impl Shared {
     fn work(self: Arc<Shared>) {
         loop {
-            // A panic costs its own request, which tiny_http answers with 500 when it is dropped, but no thread.
+            // Wherever a panic comes from, it costs its own request, which tiny_http answers with 500 when it is dropped, but no
+            // thread.
             let step = catch_unwind(AssertUnwindSafe(|| {
                 let arrival = self.next_arrival();
                 let go_on = !matches!(arrival, Arrival::Stop);
@@ -308,9 +309,14 @@ impl Shared {
     fn answer(&self, request: Request, head: &Head, route: Result<Route, Refusal>) {
         let reply = match route {
             Ok(route) => {
-                let reply = self.readers.look(|look| Ok(look_up(look, &route)));
+                let look = || self.readers.look(|look| Ok(look_up(look, &route)));
+                // A panic costs this request alone.
+                let reply = catch_unwind(AssertUnwindSafe(look));
                 self.door.peers.has_read(request.remote_addr());
-                reply.unwrap_or_else(|e| unreadable(e).into())
+                match reply {
+                    Ok(reply) => reply.unwrap_or_else(|e| unreadable(e).into()),
+                    Err(_) => Refusal::Internal.into(),
+                }
             }
             Err(refusal @ Refusal::BadFraming(_)) => return self.refuse_for_good(request, *head, refusal),
             Err(refusal) => refusal.into(),
@@ -526,6 +532,8 @@ impl Shared {
 
 /// What a request that only reads is answered.
 fn look_up(look: Look<'_>, route: &Route) -> Reply {
+    #[cfg(test)]
+    assert!(*route != Route::OrderStatus(OrderId::from_stored("panic".into())), "a panic on purpose");
     let found = match route {
         Route::OrderStatus(id) => look.status(id).map(|status| status.map(|status| Reply::order_status(id, status))),
         Route::Order(id) => look.order(id).map(|order| order.map(|order| Reply::order(&order))),
@@ -542,4 +550,45 @@ fn look_up(look: Look<'_>, route: &Route) -> Reply {
 fn unreadable(error: Error) -> Refusal {
     log::error!("read refused: {error}");
     Refusal::Unavailable(Arc::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Listen;
+    use std::io::Write as _;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_handler_that_panics_costs_its_own_request_a_500_and_no_thread() {
+        let folder = std::env::temp_dir().join(format!("orderd-panic-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut config = Config::default();
+        config.listen = Listen::Tcp("127.0.0.1:0".into());
+        config.db = folder.join("orders.db");
+        config.workers = 1;
+        let server = Server::start(&config).unwrap();
+        let Address::Tcp(address) = server.address() else { panic!("TCP was asked for") };
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut ask = |path: &str| {
+            write!(client, "GET {path} HTTP/1.1\r\nHost: o\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            while !answer.ends_with("}\n") {
+                let mut buffer = [0; 1_024];
+                let read = client.read(&mut buffer).unwrap();
+                assert!(read > 0, "closed after {answer:?}");
+                answer.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+            }
+            answer
+        };
+        for _ in 0..3 {
+            let answer = ask("/order/panic");
+            assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("\"code\":\"internal_error\""), "{answer}");
+            assert!(!answer.contains("on purpose"), "{answer}");
+            assert!(ask("/metrics").starts_with("HTTP/1.1 200 "));
+        }
+        server.stop();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }
