@@ -10,6 +10,8 @@ mod api;
 mod cli;
 mod crash;
 mod harness;
+mod hazards;
 mod input;
 mod processing;
 mod tidy;
+mod worker;
