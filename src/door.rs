@@ -129,7 +129,7 @@ impl Door {
     pub fn enter(&self, peer: Option<&SocketAddr>) {
         match peer {
             Some(peer) => {
-                if self.peers.is_new(peer) {
+                if self.peers.is_new(peer, self.started.elapsed().as_secs() as u32) {
                     self.nudges.fetch_add(1, Ordering::Relaxed);
                     self.wake();
                 }

@@ -9,6 +9,7 @@
 mod api;
 mod cli;
 mod crash;
+mod crowd;
 mod harness;
 mod hazards;
 mod input;
