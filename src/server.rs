@@ -234,7 +234,11 @@ impl Shared {
         }
         let route = match head.framing {
             Ok(_) => api::route(head.method, request.url(), head.content_type(&request)),
-            Err(why) => Err(Refusal::BadFraming(why)),
+            Err(why) => {
+                // Here, under the lock: another worker may be about to take what follows on the connection.
+                self.door.ignore(peer);
+                Err(Refusal::BadFraming(why))
+            }
         };
         match route {
             route if !head.body_has_arrived => Arrival::Unread(request, head, route),
@@ -427,7 +431,7 @@ impl Shared {
     fn refuse_for_good(&self, request: Request, head: Head, refusal: Refusal) {
         let peer = request.remote_addr().copied();
         // Before the answer: tiny_http goes on reading the connection meanwhile.
-        self.door.condemn(peer.as_ref());
+        self.door.ignore(peer.as_ref());
         if !head.body_has_arrived && !self.door.cut(peer.as_ref(), Shutdown::Read) && peer.is_none() {
             // Over a Unix socket nothing can end the wait for the rest of this body but its sender.
             return self.door.forget(request);
@@ -437,6 +441,8 @@ impl Shared {
             self.door.cut(peer.as_ref(), Shutdown::Write);
         };
         let _ = wire::send(request, &head.closing(), &refusal.into(), before_next);
+        // Only now, as the answers to earlier requests may have taken their time.
+        self.door.condemn(peer.as_ref());
     }
 
     /// A peer that does not read its answers holds whoever writes them, so it is let go.

@@ -10,6 +10,7 @@ mod api;
 mod cli;
 mod crash;
 mod crowd;
+mod framing;
 mod harness;
 mod hazards;
 mod input;
