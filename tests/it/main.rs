@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, also in its helpers")]
 
 mod api;
+mod bodies;
 mod cli;
 mod crash;
 mod crowd;
@@ -14,6 +15,7 @@ mod framing;
 mod harness;
 mod hazards;
 mod input;
+mod load;
 mod processing;
 mod tidy;
 mod worker;
