@@ -11,6 +11,7 @@ mod bodies;
 mod cli;
 mod crash;
 mod crowd;
+mod door;
 mod framing;
 mod harness;
 mod hazards;
