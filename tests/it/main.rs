@@ -18,5 +18,6 @@ mod hazards;
 mod input;
 mod load;
 mod processing;
+mod supervisor;
 mod tidy;
 mod worker;
