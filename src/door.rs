@@ -36,6 +36,8 @@ use crate::peers::Peers;
 pub const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// So many requests are forgotten before the process should be renewed. Each costs a thread and two descriptors.
 const MAX_FORGOTTEN: usize = 64;
+/// How long nothing is looked at of a peer whose last answer is still to be sent: longer than a commit can take.
+const IGNORED_FOR: Duration = Duration::from_secs(60);
 /// How long nothing of a condemned peer is looked at. Its socket is shut down meanwhile, so nothing new comes.
 const CONDEMNED_FOR: Duration = Duration::from_secs(5);
 /// How long a peer that was refused for good may go on sending, so that it gets to read why.
@@ -129,7 +131,7 @@ impl Door {
     pub fn enter(&self, peer: Option<&SocketAddr>) {
         match peer {
             Some(peer) => {
-                if self.peers.is_new(peer) {
+                if self.peers.is_new(peer, self.started.elapsed().as_secs() as u32) {
                     self.nudges.fetch_add(1, Ordering::Relaxed);
                     self.wake();
                 }
@@ -145,6 +147,13 @@ impl Door {
     /// Whether nothing of this peer is to be looked at.
     pub fn is_condemned(&self, peer: Option<&SocketAddr>) -> bool {
         peer.is_some_and(|peer| self.peers.is_condemned(peer, || self.now_ms()))
+    }
+
+    /// Nothing more of this peer is looked at, at least until it is condemned.
+    pub fn ignore(&self, peer: Option<&SocketAddr>) {
+        if let Some(peer) = peer {
+            self.peers.condemn(peer, self.now_ms() + IGNORED_FOR.as_millis() as u64);
+        }
     }
 
     /// Nothing more of this peer is looked at, and its connection ends soon, at the latest when it has had time to read the

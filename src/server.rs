@@ -258,7 +258,11 @@ impl Shared {
         }
         let route = match head.framing {
             Ok(_) => api::route(head.method, request.url(), head.content_type(&request)),
-            Err(why) => Err(Refusal::BadFraming(why)),
+            Err(why) => {
+                // Here, under the lock: another worker may be about to take what follows on the connection.
+                self.door.ignore(peer);
+                Err(Refusal::BadFraming(why))
+            }
         };
         match route {
             route if !head.body_has_arrived => Arrival::Unread(request, head, route),
@@ -378,19 +382,20 @@ impl Shared {
         loop {
             let read = match rest.read(&mut buffer) {
                 Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Refusal::SlowBody),
+                // The deadline ends a read as the sender would.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock || Instant::now() >= deadline => return Err(Refusal::SlowBody),
                 Err(_) => return Err(Refusal::BrokenBody),
             };
             body.extend_from_slice(&buffer[..read]);
-            let complete = expected.is_none_or(|length| body.len() == length);
             if body.len() > MAX_BODY_BYTES {
                 return Err(Refusal::TooLarge);
-            } else if complete && (read == 0 || expected.is_some()) {
+            } else if expected == Some(body.len()) {
                 return Ok(body);
             } else if Instant::now() >= deadline {
                 return Err(Refusal::SlowBody);
             } else if read == 0 {
-                return Err(Refusal::BrokenBody);
+                // Within a chunk this is the end of what was sent; the decoder does not say so, but then the JSON does.
+                return if expected.is_none() { Ok(body) } else { Err(Refusal::BrokenBody) };
             }
         }
     }
@@ -510,7 +515,7 @@ impl Shared {
     fn refuse_for_good(&self, request: Request, head: Head, refusal: Refusal) {
         let peer = request.remote_addr().copied();
         // Before the answer: tiny_http goes on reading the connection meanwhile.
-        self.door.condemn(peer.as_ref());
+        self.door.ignore(peer.as_ref());
         if !head.body_has_arrived && !self.door.cut(peer.as_ref(), Shutdown::Read) && peer.is_none() {
             // Over a Unix socket nothing can end the wait for the rest of this body but its sender.
             return self.door.forget(request);
@@ -520,6 +525,8 @@ impl Shared {
             self.door.cut(peer.as_ref(), Shutdown::Write);
         };
         let _ = wire::send(request, &head.closing(), &refusal.into(), before_next);
+        // Only now, as the answers to earlier requests may have taken their time.
+        self.door.condemn(peer.as_ref());
     }
 
     /// A peer that does not read its answers holds whoever writes them, so it is let go.

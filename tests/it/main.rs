@@ -7,9 +7,17 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, also in its helpers")]
 
 mod api;
+mod bodies;
 mod cli;
 mod crash;
+mod crowd;
+mod door;
+mod framing;
 mod harness;
+mod hazards;
 mod input;
+mod load;
 mod processing;
+mod supervisor;
 mod tidy;
+mod worker;
