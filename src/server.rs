@@ -570,10 +570,8 @@ mod tests {
     fn a_handler_that_panics_costs_its_own_request_a_500_and_no_thread() {
         let folder = std::env::temp_dir().join(format!("orderd-panic-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let mut config = Config::default();
-        config.listen = Listen::Tcp("127.0.0.1:0".into());
-        config.db = folder.join("orders.db");
-        config.workers = 1;
+        let listen = Listen::Tcp("127.0.0.1:0".into());
+        let config = Config { listen, db: folder.join("orders.db"), workers: 1, ..Config::default() };
         let server = Server::start(&config).unwrap();
         let Address::Tcp(address) = server.address() else { panic!("TCP was asked for") };
         let mut client = TcpStream::connect(address).unwrap();

@@ -61,7 +61,7 @@ fn connection_close_is_obeyed_and_said() {
 #[test]
 fn pipelined_requests_are_answered_in_order_and_each_sees_the_orders_before_it() {
     let server = Local::start(|config| {
-        config.concurrency = 0;
+        config.concurrency = Some(0);
         config.workers = 8;
     });
     for round in 0..5 {
@@ -83,7 +83,7 @@ fn pipelined_requests_are_answered_in_order_and_each_sees_the_orders_before_it()
 
 #[test]
 fn pipelined_requests_of_many_connections_do_not_wait_for_each_other() {
-    let server = Local::start(|config| config.concurrency = 0);
+    let server = Local::start(|config| config.concurrency = Some(0));
     let mut clients: Vec<_> = (0..16).map(|_| server.client()).collect();
     for (c, client) in clients.iter_mut().enumerate() {
         (0..20).for_each(|n| client.send(post(order(&format!("{c}-{n}")))).unwrap());
@@ -187,7 +187,7 @@ fn lines_that_are_no_http_end_their_connection() {
 
 #[test]
 fn connections_reset_in_the_middle_of_everything_do_no_harm() {
-    let server = Local::start(|config| config.concurrency = 0);
+    let server = Local::start(|config| config.concurrency = Some(0));
     let order = post(order("1"));
     for cut_after in 0..order.len() {
         let Address::Tcp(address) = *server.address() else { unreachable!("it listens on TCP") };
@@ -203,7 +203,7 @@ fn connections_reset_in_the_middle_of_everything_do_no_harm() {
 fn pipelines_are_answered_in_order_over_a_unix_socket_too() {
     let folder = Folder::new();
     let server = Local::start(|config| {
-        config.concurrency = 0;
+        config.concurrency = Some(0);
         config.listen = Listen::Unix(folder.file("sock"));
     });
     let mut client = server.client();
