@@ -158,6 +158,12 @@ impl Server {
         &self.address
     }
 
+    /// Has the file of a Unix socket outlive this server, because another process listens there too.
+    pub fn leave_socket(&self) {
+        // tiny_http removes the file when it is dropped. Its accept thread then lives as long as the process.
+        std::mem::forget(self.shared.http.clone());
+    }
+
     /// Orderly stop: claims no more orders and gives running work until the configured `shutdown_timeout` to end, answering
     /// meanwhile; then ends it and puts its orders back to `Pending`; answers what has arrived, and closes the database. Takes
     /// little longer than that timeout, whatever happens; what is unfinished then is taken up by the next start, as after a crash.

@@ -51,6 +51,25 @@ fn whatever_ends_the_worker_a_fresh_one_follows() {
     server.stop();
 }
 
+/// tiny_http removes the file of a Unix socket when it is dropped, also where others still listen.
+#[test]
+fn a_worker_that_stops_in_an_orderly_way_leaves_the_unix_socket_to_its_successor() {
+    let folder = Folder::new();
+    let mut command = orderd(&folder);
+    let socket = folder.file("sock");
+    command.args(["--listen", &format!("unix:{}", socket.display())]);
+    let server = Process::spawn(command, &folder);
+    for _ in 0..2 {
+        let worker = Worker::of(&server);
+        served_again(&server);
+        worker.signal(Signal::SIGTERM);
+        worker.successor(&server);
+        served_again(&server);
+    }
+    server.stop();
+    assert!(!socket.exists(), "the parent removes it at the end");
+}
+
 /// Promise 1, and the parent is the process that an operator knows.
 #[test]
 fn a_worker_killed_twenty_times_under_load_costs_no_acknowledged_order() {
