@@ -44,6 +44,8 @@ const CONDEMNED_FOR: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
 /// How often the keeper looks around, at the least.
 const TICK: Duration = Duration::from_secs(1);
+/// When the keeper looks again after it could not connect.
+const SOON: Duration = Duration::from_millis(20);
 /// On a Unix socket: how often to nudge while there is traffic, and how many at a time. Releases 400 connections a second.
 const UNIX_NUDGES: (Duration, usize) = (Duration::from_millis(20), 8);
 /// How long tiny_http may take to answer a line that is no request. Two failures in a row, and it is taken for dead.
@@ -246,19 +248,20 @@ impl Door {
             if now >= next_tick {
                 next_tick = now + TICK;
                 nudges += 1;
-                if !self.accepts() {
-                    self.wear("connections are no longer accepted");
-                }
                 if liveness.is_dead(&self.address, now) {
                     self.wear("connections are accepted but not read");
                 }
+            }
+            if !self.accepts() {
+                self.wear("connections are no longer accepted");
             }
             if self.traffic.swap(false, Ordering::Relaxed) {
                 nudges += UNIX_NUDGES.1;
                 wake_at = wake_at.min(now + UNIX_NUDGES.0);
             }
-            for _ in 0..nudges {
-                drop(connect(&self.address));
+            // Without a descriptor for a nudge there is none for the next client either, and tiny_http does not survive that.
+            if (0..nudges).any(|_| connect(&self.address).is_none()) {
+                wake_at = wake_at.min(Instant::now() + SOON);
             }
             let pause = wake_at.min(next_tick).saturating_duration_since(Instant::now());
             match self.address {

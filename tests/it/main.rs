@@ -15,6 +15,7 @@ mod door;
 mod framing;
 mod harness;
 mod hazards;
+mod hostile;
 mod input;
 mod load;
 mod processing;
