@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, SockaddrStorage};
 
+use crate::census::{self, Census};
 use crate::error::Error;
 use crate::listener::Address;
 use crate::peers::Peers;
@@ -56,6 +57,7 @@ pub struct Door {
     address: Address,
     /// The number of tiny_http's listening socket, open as long as its accept thread lives.
     listening: RawFd,
+    read_timeout: Duration,
     /// What every request asks about its peer.
     pub peers: Peers,
     nudges: AtomicUsize,
@@ -100,11 +102,13 @@ impl Door {
     pub fn open(
         address: Address,
         listening: RawFd,
+        read_timeout: Duration,
         on_worn: impl Fn(&'static str) + Send + Sync + 'static,
     ) -> Result<Arc<Door>, Error> {
         let door = Arc::new(Door {
             address,
             listening,
+            read_timeout,
             peers: Peers::new(),
             nudges: AtomicUsize::new(0),
             traffic: AtomicBool::new(false),
@@ -182,8 +186,8 @@ impl Door {
             let Some(descriptor) = descriptor.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
                 continue;
             };
-            let ours = || socket_address(socket::getsockname(descriptor)).is_some_and(|a| a.port() == own.port());
-            if socket_address(socket::getpeername(descriptor)).as_ref() == Some(peer) && ours() {
+            let ours = || census::address(socket::getsockname(descriptor)).is_some_and(|a| a.port() == own.port());
+            if census::address(socket::getpeername(descriptor)).as_ref() == Some(peer) && ours() {
                 // Of the two descriptors that tiny_http has of a connection, either will do.
                 found |= socket::shutdown(descriptor, how).is_ok();
                 break;
@@ -241,6 +245,11 @@ impl Door {
     fn keep(&self) {
         let mut liveness = Liveness::default();
         let mut next_tick = Instant::now();
+        let mut census = match &self.address {
+            Address::Tcp(own) => Some(Census::new(own.port(), 2 * self.read_timeout + TICK)),
+            Address::Unix(_) => None,
+        };
+        let mut next_census = Instant::now();
         while !self.closed.load(Ordering::Acquire) {
             let mut nudges = self.nudges.swap(0, Ordering::Relaxed);
             let mut wake_at = self.cut_the_late(next_tick);
@@ -250,6 +259,12 @@ impl Door {
                 nudges += 1;
                 if liveness.is_dead(&self.address, now) {
                     self.wear("connections are accepted but not read");
+                }
+            }
+            if let Some(census) = census.as_mut().filter(|_| now >= next_census) {
+                next_census = now + TICK.max(self.read_timeout / 4);
+                if census.look(&self.peers) >= MAX_FORGOTTEN {
+                    self.wear("too many connections hold threads that cannot be freed");
                 }
             }
             if !self.accepts() {
@@ -293,7 +308,7 @@ impl Door {
         unconnected
             && match &self.address {
                 Address::Tcp(own) => {
-                    socket_address(socket::getsockname(self.listening)).is_some_and(|a| a.port() == own.port())
+                    census::address(socket::getsockname(self.listening)).is_some_and(|a| a.port() == own.port())
                 }
                 Address::Unix(_) => true,
             }
@@ -372,12 +387,6 @@ fn connect(address: &Address) -> Option<Stream> {
             Some(Box::new(stream))
         }
     }
-}
-
-fn socket_address(found: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
-    let found = found.ok()?;
-    let v4 = found.as_sockaddr_in().map(|a| SocketAddr::new(a.ip().into(), a.port()));
-    v4.or_else(|| found.as_sockaddr_in6().map(|a| SocketAddr::new(a.ip().into(), a.port())))
 }
 
 fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -53,6 +53,11 @@ impl Peers {
         (last >> 32) as u32 != identity || now_s.wrapping_sub(last as u32) > FORGOTTEN_AFTER_S
     }
 
+    /// Changes when something is heard of `peer`, though not more than once a second.
+    pub fn heard(&self, peer: &SocketAddr) -> u64 {
+        self.entry(peer).last_heard.load(Ordering::Relaxed)
+    }
+
     /// An order of `peer` waits for its commit.
     pub fn queued(&self, peer: Option<&SocketAddr>) {
         if let Some(peer) = peer {

@@ -107,7 +107,7 @@ impl Server {
         let http = Arc::new(http);
         let on_trouble = Arc::new(on_trouble);
         let on_worn = on_trouble.clone();
-        let door = Door::open(address.clone(), descriptor, move |why| on_worn(Trouble::Worn(why)))?;
+        let door = Door::open(address.clone(), descriptor, config.read_timeout, move |why| on_worn(Trouble::Worn(why)))?;
         let (bell, inbox) = processor::inbox();
         let waker = http.clone();
         let committer = Arc::new(Committer::new(

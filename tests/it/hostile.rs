@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use orderd::Address;
 
+use crate::crowd::resets_when_closed;
 use crate::harness::{
     Client, Folder, Local, PATIENCE, Process, Serving, comes_true, created, get, in_clean_environment, order, poll_until,
 };
@@ -170,6 +171,39 @@ fn running_out_of_descriptors_is_no_end() {
         server.post(order(&format!("o-{}", listen.len()))).expect_status(200);
         server.stop();
     }
+}
+
+/// tiny_http waits for ever behind each of these, so they are counted and the process is renewed.
+#[test]
+fn requests_of_http_2_do_not_pile_up() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--read-timeout", "2s"]);
+    let first = Worker::of(&server);
+    let at_first = first.descriptors();
+    let mut asked: Vec<_> = (0..100).map(|_| raw(&server)).collect();
+    asked.iter_mut().for_each(|client| client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap());
+    // Some leave, some close with a reset, some stay.
+    asked[..20].iter().for_each(resets_when_closed);
+    asked.drain(..40);
+    poll_until(PATIENCE, || !first.lives());
+    drop(asked);
+    poll_until(PATIENCE, || Worker::of(&server).descriptors() <= at_first + 2);
+    server.get("/metrics").expect_status(200);
+    assert!(server.stderr().contains("cannot be freed"), "{}", server.stderr());
+    server.stop();
+}
+
+/// Each byte comes before the read timeout has passed.
+#[test]
+fn a_header_sent_a_byte_at_a_time_is_cut_in_the_end() {
+    let server = Local::start(|config| config.read_timeout = Duration::from_millis(300));
+    let mut slow = raw(&server);
+    slow.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
+    let mut ordinary = server.client();
+    poll_until(PATIENCE, || {
+        ordinary.ask(get("/order/unknown")).expect_status(404);
+        slow.write_all(b"x").is_err()
+    });
 }
 
 /// Waits until an order is taken on a new connection.
