@@ -45,6 +45,8 @@ const CONDEMNED_FOR: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
 /// How often the keeper looks around, at the least.
 const TICK: Duration = Duration::from_secs(1);
+/// With a read timeout that leaves less, the server renews itself all the time.
+const SHORTEST_TICK: Duration = Duration::from_millis(5);
 /// When the keeper looks again after it could not connect.
 const SOON: Duration = Duration::from_millis(20);
 /// On a Unix socket: how often to nudge while there is traffic, and how many at a time. Releases 400 connections a second.
@@ -255,7 +257,8 @@ impl Door {
             let mut wake_at = self.cut_the_late(next_tick);
             let now = Instant::now();
             if now >= next_tick {
-                next_tick = now + TICK;
+                // accept() gives up after the read timeout, too, and a nudge must come before that.
+                next_tick = now + TICK.min(self.read_timeout / 4).max(SHORTEST_TICK);
                 nudges += 1;
                 if liveness.is_dead(&self.address, now) {
                     self.wear("connections are accepted but not read");

@@ -177,7 +177,7 @@ fn running_out_of_descriptors_is_no_end() {
 #[test]
 fn requests_of_http_2_do_not_pile_up() {
     let folder = Folder::new();
-    let server = Process::start(&folder, &["--read-timeout", "2s"]);
+    let server = Process::start(&folder, &["--read-timeout", "500ms"]);
     let first = Worker::of(&server);
     let at_first = first.descriptors();
     let mut asked: Vec<_> = (0..100).map(|_| raw(&server)).collect();
@@ -204,6 +204,23 @@ fn a_header_sent_a_byte_at_a_time_is_cut_in_the_end() {
         ordinary.ask(get("/order/unknown")).expect_status(404);
         slow.write_all(b"x").is_err()
     });
+}
+
+/// tiny_http's accept gives up after the read timeout when nobody comes, and does not go on.
+#[test]
+fn a_quiet_spell_longer_than_the_read_timeout_is_no_reason_to_stop_accepting() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--read-timeout", "500ms"]);
+    let mut idle = server.client();
+    idle.ask(get("/order/unknown")).expect_status(404);
+    // Its own timeout, of the same length, has passed after the one of accept.
+    idle.set_read_timeout(PATIENCE).unwrap();
+    (0..3).for_each(|_| {
+        assert_eq!(idle.read_rest().unwrap(), b"");
+        idle = server.client();
+    });
+    assert_eq!(server.stderr(), "");
+    server.stop();
 }
 
 /// Waits until an order is taken on a new connection.
