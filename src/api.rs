@@ -81,8 +81,6 @@ pub struct Reply {
     pub headers: Vec<(&'static str, &'static str)>,
     /// JSON, with a newline at the end.
     pub body: Vec<u8>,
-    /// Whether the connection can't be used any further.
-    pub close: bool,
 }
 
 impl Reply {
@@ -126,7 +124,7 @@ impl Reply {
         let mut body = Vec::with_capacity(128);
         serde_json::to_writer(&mut body, value).expect("what we answer always has a JSON form");
         body.push(b'\n');
-        Reply { status, headers: Vec::new(), body, close: false }
+        Reply { status, headers: Vec::new(), body }
     }
 }
 
@@ -153,8 +151,14 @@ pub enum Refusal {
     NotJson,
     /// 422: the body is no order.
     Faults(Vec<Fault>),
+    /// 400: where the body ends can't be told, for this reason.
+    BadFraming(&'static str),
     /// 400: the body ended before it was complete.
     BrokenBody,
+    /// 408: the body did not come in time.
+    SlowBody,
+    /// 503: too many bodies are being waited for.
+    Busy,
     /// 503: the order was not stored, or nobody knows.
     Unavailable(Refused),
     /// 503: the processor has died.
@@ -173,6 +177,9 @@ impl From<Refusal> for Reply {
             Refusal::UnknownOrder => old(404, "Order not found"),
             Refusal::Faults(faults) => Reply::json(422, &Detail { detail: faults, code: None::<&str> }),
             Refusal::BadId(why) => new(400, "bad_order_id", why),
+            Refusal::BadFraming(why) => new(400, "bad_framing", why.into()),
+            Refusal::SlowBody => new(408, "body_too_slow", "the body did not come in time".into()),
+            Refusal::Busy => unavailable(new(503, "busy", "too many bodies are being received; try again".into())),
             Refusal::BrokenBody => new(400, "incomplete_body", "the body ended early".into()),
             Refusal::WrongMethod { allowed } => {
                 let allow = if allowed == Method::Post { "POST" } else { "GET, HEAD" };

@@ -24,8 +24,14 @@ pub struct Config {
     pub concurrency: usize,
     /// Threads that answer requests. More than cores, as they also wait for the disk: two for each core, at least 4.
     pub workers: usize,
+    /// How long a connection may be silent, and how long a whole body may take. On TCP alone.
+    pub read_timeout: Duration,
     /// How long an orderly stop may take.
     pub shutdown_timeout: Duration,
+    /// The supervisor replaces a worker process that grows past so many bytes. Nobody watches an embedded server.
+    pub max_memory: u64,
+    /// Whether the binary runs as a small parent that keeps a worker process alive.
+    pub supervisor: bool,
     /// The least important log lines that are written. Only the binary writes any; a library logs through the `log` crate.
     pub log_level: log::LevelFilter,
     /// The time to go by.
@@ -41,7 +47,10 @@ impl Default for Config {
             processing_time: Duration::from_secs(5),
             concurrency: 1_000,
             workers: (2 * cores).max(4),
+            read_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
+            max_memory: 512 << 20,
+            supervisor: true,
             log_level: log::LevelFilter::Info,
             clock: Clock::system(),
         }
@@ -123,11 +132,31 @@ pub const SETTINGS: &[Setting] = &[
         set: |config, text| number(text, 1..=256).map(|v| config.workers = v),
     },
     Setting {
+        flag: "read-timeout",
+        value: "D",
+        default: "30s",
+        help: "of silence on a connection, and for a whole body",
+        set: |config, text| match duration(text)? {
+            Duration::ZERO => Err("a connection needs some time; use at least 1ms".into()),
+            v => {
+                config.read_timeout = v;
+                Ok(())
+            }
+        },
+    },
+    Setting {
         flag: "shutdown-timeout",
         value: "D",
         default: "10s",
         help: "how long an orderly stop may take",
         set: |config, text| duration(text).map(|v| config.shutdown_timeout = v),
+    },
+    Setting {
+        flag: "max-memory",
+        value: "SIZE",
+        default: "512M",
+        help: "a worker process that grows past it is replaced",
+        set: |config, text| size(text).map(|v| config.max_memory = v),
     },
     Setting {
         flag: "log-level",
@@ -138,9 +167,31 @@ pub const SETTINGS: &[Setting] = &[
             text.parse().map(|v| config.log_level = v).map_err(|_| "use off, error, warn, info, debug or trace".into())
         },
     },
+    Setting {
+        flag: "no-supervisor",
+        value: "",
+        default: "false",
+        help: "one process only, for those who have a supervisor of their own",
+        set: |config, text| match text {
+            "true" | "1" => {
+                config.supervisor = false;
+                Ok(())
+            }
+            "false" | "0" => {
+                config.supervisor = true;
+                Ok(())
+            }
+            _ => Err("use true or false".into()),
+        },
+    },
 ];
 
 impl Setting {
+    /// Whether the flag stands alone, without a value.
+    pub fn is_switch(&self) -> bool {
+        self.value.is_empty()
+    }
+
     /// Sets it from text.
     ///
     /// # Errors
@@ -179,6 +230,27 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What a worker process needs to serve at all.
+const MIN_MEMORY: u64 = 16 << 20;
+
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let shift = match unit {
+        "" => Some(0),
+        "K" => Some(10),
+        "M" => Some(20),
+        "G" => Some(30),
+        _ => None,
+    };
+    match (digits.parse::<u64>(), shift) {
+        (Ok(number), Some(shift)) if number <= u64::MAX >> shift && number << shift >= MIN_MEMORY => Ok(number << shift),
+        _ => Err("sizes look like 512M or 2G, and are at least 16M".into()),
+    }
+}
+
 fn number(text: &str, allowed: std::ops::RangeInclusive<usize>) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if allowed.contains(&number) => Ok(number),
@@ -203,6 +275,16 @@ mod tests {
         }
         for text in ["", "5", "-5s", "5 seconds?", "s", "1000000y", "99999999999999999999s"] {
             set("processing-time", text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_as_documented() {
+        for (text, bytes) in [("512M", 512 << 20), ("2G", 2 << 30), ("65536K", 64 << 20), ("16777216", 16 << 20)] {
+            assert_eq!(set("max-memory", text).unwrap().max_memory, bytes, "{text}");
+        }
+        for text in ["", "M", "1M", "512m", "512MB", "-1G", "1.5G", "99999999999999999999G", "18014398509481984K"] {
+            set("max-memory", text).expect_err(text);
         }
     }
 

@@ -56,12 +56,24 @@ pub enum Error {
     Database(Box<dyn std::error::Error + Send + Sync>),
     /// A thread cannot be started.
     Thread(io::Error),
+    /// No worker process can be started.
+    Worker(io::Error),
+    /// What is wrong has been said already, by a worker or in the log; only the exit status is left to pass on.
+    Reported {
+        /// The status to exit with.
+        exit_status: u8,
+    },
 }
 
 impl Error {
     /// Whether the same call may succeed later without anybody ending this process.
     pub fn is_transient(&self) -> bool {
         matches!(self, Error::DiskFull | Error::Busy)
+    }
+
+    /// Whether the user has been told already.
+    pub fn is_reported(&self) -> bool {
+        matches!(self, Error::Reported { .. })
     }
 
     /// The status to exit with: 2 when the user must mend a flag or a file, 1 when the machine failed.
@@ -73,7 +85,8 @@ impl Error {
             | Error::Foreign { .. }
             | Error::TooNew { .. }
             | Error::Unusable { .. } => 2,
-            Error::DiskFull | Error::Busy | Error::Broken(_) | Error::Database(_) | Error::Thread(_) => 1,
+            Error::DiskFull | Error::Busy | Error::Broken(_) | Error::Database(_) | Error::Thread(_) | Error::Worker(_) => 1,
+            Error::Reported { exit_status } => *exit_status,
         }
     }
 }
@@ -115,6 +128,8 @@ impl fmt::Display for Error {
             Error::Broken(what) => write!(f, "the database can no longer be written safely: {what}"),
             Error::Database(source) => write!(f, "database: {source}"),
             Error::Thread(source) => write!(f, "cannot start a thread: {source}; raise the limit of processes"),
+            Error::Worker(source) => write!(f, "cannot start a worker process: {source}; try --no-supervisor"),
+            Error::Reported { exit_status } => write!(f, "ended with status {exit_status}; see above"),
         }
     }
 }
@@ -122,7 +137,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Listen { source, .. } | Error::Unusable { source, .. } | Error::Thread(source) => Some(source),
+            Error::Listen { source, .. } | Error::Unusable { source, .. } | Error::Thread(source) | Error::Worker(source) => {
+                Some(source)
+            }
             Error::Database(source) => Some(&**source),
             _ => None,
         }

@@ -56,21 +56,26 @@
 //! go through [`commit`].
 
 pub mod api;
+mod bodies;
 mod clock;
 pub mod commit;
 pub mod config;
+mod door;
 mod error;
 mod listener;
 pub mod logging;
 mod metrics;
 pub mod order;
+mod peers;
 pub mod processor;
 mod server;
+pub mod signals;
 pub mod store;
+pub mod supervisor;
 mod wire;
 
 pub use clock::Clock;
 pub use config::{Config, Listen};
 pub use error::Error;
 pub use listener::{Address, Listener};
-pub use server::Server;
+pub use server::{Server, Trouble};

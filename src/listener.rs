@@ -1,13 +1,31 @@
-//! The listening socket: bound before anything else is touched, so that a taken port costs no file.
+//! The listening socket: bound before anything else is touched, so that a taken port costs no file, and given the options
+//! that every connection inherits from it.
+//!
+//! On Linux and the BSDs an accepted TCP socket has its listener's options. That is the only way to give tiny_http's
+//! connections any: it hands none of them out. A Unix socket inherits nothing, so nothing there ever times out.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fmt, fs, io};
+
+use nix::sys::socket::{self, Backlog, sockopt};
+use nix::sys::time::TimeVal;
 
 use crate::config::Listen;
 use crate::error::Error;
+
+/// Connections that wait to be accepted: as many as the kernel allows (4,096 on Linux). std asks for 128, and a burst beyond
+/// that would wait a second for its next try.
+#[cfg(target_os = "linux")]
+const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
+#[cfg(not(target_os = "linux"))]
+const BACKLOG: Backlog = Backlog::MAXCONN;
+/// How long a peer may leave its answers unread once the kernel can't hold any more of them. Short, as a worker waits.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A bound socket.
 #[derive(Debug)]
@@ -49,6 +67,35 @@ impl Listener {
         .map_err(|source| Error::Listen { address: listen.to_string(), source })
     }
 
+    /// Sets the options that its connections inherit, and a backlog that holds a crowd. `read_timeout` is how long one may be
+    /// silent.
+    ///
+    /// # Errors
+    /// [`Error::Listen`].
+    pub fn prepare(&self, read_timeout: Duration) -> Result<(), Error> {
+        let set = || -> nix::Result<()> {
+            match self {
+                Listener::Tcp(listener) => {
+                    socket::setsockopt(listener, sockopt::TcpNoDelay, &true)?;
+                    socket::setsockopt(listener, sockopt::KeepAlive, &true)?;
+                    socket::setsockopt(listener, sockopt::ReceiveTimeout, &timeval(read_timeout))?;
+                    socket::setsockopt(listener, sockopt::SendTimeout, &timeval(WRITE_TIMEOUT))?;
+                    socket::listen(listener, BACKLOG)
+                }
+                Listener::Unix(listener) => socket::listen(listener, BACKLOG),
+            }
+        };
+        set().map_err(|e| Error::Listen { address: "the bound socket".into(), source: e.into() })
+    }
+
+    /// The number of its descriptor.
+    pub fn descriptor(&self) -> RawFd {
+        match self {
+            Listener::Tcp(listener) => listener.as_raw_fd(),
+            Listener::Unix(listener) => listener.as_raw_fd(),
+        }
+    }
+
     /// Where it can be reached.
     ///
     /// # Errors
@@ -62,6 +109,11 @@ impl Listener {
         }
         .map_err(|source| Error::Listen { address: "the bound socket".into(), source })
     }
+}
+
+fn timeval(duration: Duration) -> TimeVal {
+    // Zero would mean never.
+    TimeVal::new(duration.as_secs() as i64, i64::from(duration.subsec_micros()).max(i64::from(duration.as_secs() == 0)))
 }
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {

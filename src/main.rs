@@ -1,20 +1,19 @@
-//! The command line: flags and environment → [`Config`] → serve → exit status. Nothing else happens here.
+//! The command line: flags and environment → [`Config`] → supervise or serve → exit status. Nothing else happens here.
 //!
 //! What is wrong is said in one line on standard error; the exit status is 2 when the user can mend it, 1 when the machine failed.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 
 use orderd::config::SETTINGS;
-use orderd::{Config, Error, Listener, Server, logging, store};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use orderd::supervisor::{self, Inherited};
+use orderd::{Address, Config, Error, Listener, Server, Trouble, logging, signals, store};
 
 fn main() -> ExitCode {
     let outcome = match parse(std::env::args_os()) {
-        Ok(Command::Serve(config)) => serve(&config),
+        Ok(Command::Serve(config)) => run(&config),
         Ok(Command::Print(text)) => {
             // `orderd --help | head` closes the pipe early.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -25,7 +24,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("orderd: {e}");
+            if !e.is_reported() {
+                eprintln!("orderd: {e}");
+            }
             ExitCode::from(e.exit_status())
         }
     }
@@ -56,7 +57,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
             }
             lexopt::Arg::Long(flag) => match SETTINGS.iter().find(|s| s.flag == flag) {
                 Some(setting) => {
-                    let value = parser.value().map_err(usage)?;
+                    let value = if setting.is_switch() { "true".into() } else { parser.value().map_err(usage)? };
                     setting.apply(&mut config, &format!("--{}", setting.flag), &value.to_string_lossy())?;
                 }
                 None => return Err(usage(arg.unexpected())),
@@ -74,63 +75,79 @@ fn help() -> String {
         .to_string();
     for setting in SETTINGS {
         let flag = format!("--{} {}", setting.flag, setting.value);
-        text += &format!("  {flag:<22} {} [{}]\n", setting.help, setting.default);
+        let default = if setting.is_switch() { String::new() } else { format!(" [{}]", setting.default) };
+        text += &format!("  {flag:<22} {}{default}\n", setting.help);
     }
     text += "  --version\n  --help\n\n\
          Every flag has a twin in the environment, such as ORDERD_LISTEN; the flag wins.\n";
     text
 }
 
-/// What ends a serving process.
-enum End {
-    Signal,
-    Broken,
-}
-
-/// Serves until a signal comes or the database breaks.
-fn serve(config: &Config) -> Result<(), Error> {
+/// Supervises a worker, or serves: as that worker, or alone.
+fn run(config: &Config) -> Result<(), Error> {
     logging::init(config.log_level);
-    let (events, ends) = channel();
-    // Before anything is started: a signal that comes early must not kill a half-started server.
-    watch_signals(events.clone())?;
-    let listener = Listener::bind(&config.listen)?;
-    let lock = store::Lock::acquire(&config.db)?;
-    let server = Server::start_on(config, listener, lock, move |_| {
-        let _ = events.send(End::Broken);
-    })?;
-    announce(&server);
-    match ends.recv() {
-        Ok(End::Broken) => Err(Error::Broken("see the log; starting again recovers what was acknowledged".into())),
-        Ok(End::Signal) | Err(_) => {
-            log::info!("stopping");
-            server.stop();
+    match Inherited::take(config)? {
+        Some(inherited) => serve(config, || Ok(inherited), |_| {}),
+        None if config.supervisor => {
+            supervisor::supervise(config, announce)?;
+            log::info!("stopped");
+            Ok(())
+        }
+        None => {
+            let own = || {
+                let listener = Listener::bind(&config.listen)?;
+                Ok(Inherited { listener, lock: store::Lock::acquire(&config.db)? })
+            };
+            serve(config, own, announce)?;
             log::info!("stopped");
             Ok(())
         }
     }
 }
 
-/// The first signal asks for an orderly stop, the second cuts it short. Works for process 1 of a container too, for which the
-/// kernel has no default action.
-fn watch_signals(events: Sender<End>) -> Result<(), Error> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Error::Thread)?;
-    let watch = move || {
-        let mut stopping = false;
-        for signal in signals.forever() {
-            if stopping {
-                log::warn!("stopped by a second signal");
-                std::process::exit(128 + signal);
-            }
-            stopping = true;
-            let _ = events.send(End::Signal);
+/// What ends a serving process.
+enum End {
+    Signal,
+    Trouble(Trouble),
+}
+
+/// Serves until a signal comes or only a fresh process will do.
+fn serve(
+    config: &Config,
+    foundations: impl FnOnce() -> Result<Inherited, Error>,
+    on_ready: impl FnOnce(&Address),
+) -> Result<(), Error> {
+    let (events, ends) = channel();
+    let (mut stopping, sender) = (false, events.clone());
+    signals::watch(move |signal| {
+        if stopping {
+            log::warn!("stopped by a second signal");
+            std::process::exit(128 + signal);
         }
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(watch).map_err(Error::Thread)?;
-    Ok(())
+        stopping = true;
+        let _ = sender.send(End::Signal);
+    })?;
+    let Inherited { listener, lock } = foundations()?;
+    let server = Server::start_on(config, listener, lock, move |trouble| {
+        let _ = events.send(End::Trouble(trouble));
+    })?;
+    on_ready(server.address());
+    match ends.recv() {
+        Ok(End::Trouble(Trouble::Broken(_))) => Err(Error::Reported { exit_status: 1 }),
+        Ok(End::Trouble(_)) => {
+            server.stop();
+            Err(Error::Reported { exit_status: supervisor::RENEW })
+        }
+        Ok(End::Signal) | Err(_) => {
+            log::info!("stopping");
+            server.stop();
+            Ok(())
+        }
+    }
 }
 
 /// The one line on standard output. Nobody may be reading it.
-fn announce(server: &Server) {
+fn announce(address: &Address) {
     let mut stdout = std::io::stdout();
-    let _ = writeln!(stdout, "listening on {}", server.address()).and_then(|()| stdout.flush());
+    let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
 }

@@ -11,23 +11,41 @@
 //! Embedding programs use [`Server`] alone. Nothing here ends the process: who starts a server says what happens when the
 //! database can no longer be written.
 
-use std::io::Read;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tiny_http::Request;
+
 use crate::api::{self, MAX_BODY_BYTES, Refusal, Reply, Route};
+use crate::bodies::Bodies;
 use crate::commit::{Committer, Job, Refused, Write, Written};
 use crate::config::Config;
+use crate::door::{Door, MAX_DRAINED_BYTES};
 use crate::error::Error;
 use crate::listener::{Address, Listener};
 use crate::metrics;
 use crate::order::{NewOrder, OrderId};
 use crate::processor::{self, Bell, Processor, Settings};
 use crate::store::{self, Created, Lock, Readers};
-use crate::wire::{self, Head};
+use crate::wire::{self, Framing, Head};
+
+/// How long the body of a refused request may take to come, so that the connection can be used again.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a server tells the program that runs it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// The database can no longer be written safely. Everything is refused; the process must end, and its successor recovers.
+    Broken(Refused),
+    /// Only a fresh process can serve as it should, for this reason. What is stored is fine.
+    Worn(&'static str),
+}
 
 /// A running server. Stop it with [`Server::stop`]; a server that is merely dropped goes on until the process ends.
 pub struct Server {
@@ -51,8 +69,8 @@ impl Server {
         Server::start_on(config, listener, lock, |_| {})
     }
 
-    /// Starts a server on a bound socket and a locked database. `on_broken` is called once if the database can no longer be
-    /// written safely: orders are then refused until the process ends and another takes over.
+    /// Starts a server on a bound socket and a locked database. `on_trouble` is called, from any thread, when the server needs
+    /// its process to be replaced; it should only take note.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -60,9 +78,13 @@ impl Server {
         config: &Config,
         listener: Listener,
         lock: Lock,
-        on_broken: impl Fn(Refused) + Send + Sync + 'static,
+        on_trouble: impl Fn(Trouble) + Send + Sync + 'static,
     ) -> Result<Server, Error> {
         let address = listener.address()?;
+        listener.prepare(config.read_timeout)?;
+        let on_trouble = Arc::new(on_trouble);
+        let on_worn = on_trouble.clone();
+        let door = Door::open(address.clone(), listener.descriptor(), move |why| on_worn(Trouble::Worn(why)))?;
         let (mut writer, readers) = store::open(&lock, config.workers)?;
         match writer.transaction(|tx| tx.requeue_interrupted())? {
             0 => {}
@@ -74,23 +96,30 @@ impl Server {
             Listener::Unix(listener) => tiny_http::Listener::from(listener),
         };
         let http = tiny_http::Server::from_listener(socket, None)
-            .map_err(|e| Error::Listen { address: address.to_string(), source: std::io::Error::other(e.to_string()) })?;
+            .map_err(|e| Error::Listen { address: address.to_string(), source: io::Error::other(e.to_string()) })?;
         let http = Arc::new(http);
         let (bell, inbox) = processor::inbox();
         let waker = http.clone();
-        let committer = Arc::new(Committer::new(writer, config.clock.clone(), move || waker.unblock(), on_broken));
+        let committer = Arc::new(Committer::new(
+            writer,
+            config.clock.clone(),
+            move || waker.unblock(),
+            move |e| on_trouble(Trouble::Broken(e)),
+        ));
         let settings =
             Settings { processing_time: config.processing_time, concurrency: config.concurrency, clock: config.clock.clone() };
         let processor = Processor::start(inbox, committer.clone(), readers.clone(), settings)?;
         let shared = Arc::new(Shared {
             http,
             arrivals: Mutex::new(()),
-            unanswered: Unanswered::default(),
+            door,
+            bodies: Bodies::default(),
             committer,
             readers,
             bell,
             processor_alive: processor.alive(),
             stopping: AtomicBool::new(false),
+            read_timeout: config.read_timeout,
         });
         let workers = (0..config.workers.max(1))
             .map(|n| {
@@ -122,6 +151,7 @@ impl Server {
         if unfinished > 0 {
             log::warn!("{unfinished} answers were still being sent when the time to stop was over");
         }
+        self.shared.door.close();
         drop(self.shared);
         drop(self.lock);
     }
@@ -130,26 +160,30 @@ impl Server {
 /// What the workers share.
 struct Shared {
     http: Arc<tiny_http::Server>,
+    door: Arc<Door>,
+    bodies: Bodies,
     /// Held from taking a request until it is sorted, so that requests are queued in the order of their arrival.
     arrivals: Mutex<()>,
-    unanswered: Unanswered,
     committer: Arc<Committer>,
     readers: Arc<Readers>,
     bell: Bell,
     processor_alive: Arc<AtomicBool>,
     stopping: AtomicBool,
+    read_timeout: Duration,
 }
 
 /// A request, sorted by what it takes to answer it.
 enum Arrival {
-    /// An order is in the queue.
+    /// Somebody must lead a commit.
     Queued,
     /// To be answered at once, by this thread.
-    Ready(tiny_http::Request, Head, Result<Route, Refusal>),
-    /// An order whose body is still to be read.
-    Unread(tiny_http::Request, Head),
-    /// Somebody must lead a commit.
-    Bell,
+    Ready(Request, Head, Result<Route, Refusal>),
+    /// Its body is still to come.
+    Unread(Request, Head, Result<Route, Refusal>),
+    /// Not to be looked at.
+    Condemned(Request, Head),
+    /// Not to be dropped.
+    Bomb(Request),
     /// The server is stopping.
     Stop,
 }
@@ -157,13 +191,17 @@ enum Arrival {
 impl Shared {
     fn work(self: Arc<Shared>) {
         loop {
-            match self.next_arrival() {
-                Arrival::Queued | Arrival::Bell => {}
-                Arrival::Ready(request, head, route) => self.answer(request, &head, route),
-                Arrival::Unread(request, head) => self.read_and_queue(request, head),
-                Arrival::Stop => return,
+            // A panic costs its own request, which tiny_http answers with 500 when it is dropped, but no thread.
+            let step = catch_unwind(AssertUnwindSafe(|| {
+                let arrival = self.next_arrival();
+                let go_on = !matches!(arrival, Arrival::Stop);
+                self.handle(arrival);
+                self.committer.lead();
+                go_on
+            }));
+            if matches!(step, Ok(false)) {
+                return;
             }
-            self.committer.lead();
         }
     }
 
@@ -173,28 +211,45 @@ impl Shared {
             Ok(request) => self.sort(request),
             Err(_) if self.stopping.load(Ordering::Acquire) => Arrival::Stop,
             Err(e) => {
-                // Woken by `unblock`, or the accept thread has died of this error.
+                // Woken by `unblock`, or the accept thread has ended, and this is what of.
                 if e.raw_os_error().is_some() {
-                    log::error!("no more connections are accepted: {e}");
+                    log::error!("accepting a connection: {e}");
+                    self.door.wear("connections are no longer accepted");
                 }
-                Arrival::Bell
+                Arrival::Queued
             }
         }
     }
 
-    fn sort(self: &Arc<Self>, mut request: tiny_http::Request) -> Arrival {
+    fn sort(self: &Arc<Self>, mut request: Request) -> Arrival {
         let head = Head::of(&request);
-        let route = api::route(head.method, request.url(), head.content_type(&request));
+        let peer = request.remote_addr();
+        self.door.enter(peer);
+        // First of all, as such a request must not be dropped on any path.
+        if request.body_length().is_some_and(|length| length > MAX_DRAINED_BYTES) {
+            return Arrival::Bomb(request);
+        }
+        if self.door.is_condemned(peer) {
+            return Arrival::Condemned(request, head);
+        }
+        let route = match head.framing {
+            Ok(_) => api::route(head.method, request.url(), head.content_type(&request)),
+            Err(why) => Err(Refusal::BadFraming(why)),
+        };
         match route {
-            Ok(Route::CreateOrder) if head.body_has_arrived => {
+            route if !head.body_has_arrived => Arrival::Unread(request, head, route),
+            Ok(Route::CreateOrder) => {
                 let mut body = Vec::with_capacity(request.body_length().unwrap_or(0));
                 match request.as_reader().read_to_end(&mut body) {
                     Ok(_) => self.queue_order(request, head, &body),
                     Err(_) => Arrival::Ready(request, head, Err(Refusal::BrokenBody)),
                 }
             }
-            Ok(Route::CreateOrder) => Arrival::Unread(request, head),
-            Ok(route @ (Route::OrderStatus(_) | Route::Metrics)) if self.unanswered.any(request.remote_addr()) => {
+            Ok(Route::Health) => {
+                self.queue_probe(request, head);
+                Arrival::Queued
+            }
+            Ok(route) if self.door.peers.has_queued(peer) => {
                 let shared = self.clone();
                 self.committer.enqueue(Job {
                     write: Write::Nothing,
@@ -202,16 +257,37 @@ impl Shared {
                 });
                 Arrival::Queued
             }
-            Ok(Route::Health) => {
-                self.queue_probe(request, head);
-                Arrival::Queued
-            }
             route => Arrival::Ready(request, head, route),
         }
     }
 
+    fn handle(self: &Arc<Self>, arrival: Arrival) {
+        match arrival {
+            Arrival::Queued | Arrival::Stop => {}
+            Arrival::Ready(request, head, route) => self.answer(request, &head, route),
+            Arrival::Unread(request, head, route) => {
+                let shared = self.clone();
+                let given = self.bodies.give((request, head, route), move |(request, head, route)| {
+                    shared.receive(request, head, route);
+                    shared.committer.lead();
+                });
+                if let Err((request, head, _)) = given {
+                    self.refuse_for_good(request, head, Refusal::Busy);
+                }
+            }
+            Arrival::Condemned(request, head) => {
+                if !head.body_has_arrived {
+                    self.door.cut(request.remote_addr(), Shutdown::Read);
+                }
+                // Without an answer, and without the 500 that dropping it alone would bring.
+                drop(request.into_writer());
+            }
+            Arrival::Bomb(request) => self.door.forget(request),
+        }
+    }
+
     /// Answers what needs no commit.
-    fn answer(&self, request: tiny_http::Request, head: &Head, route: Result<Route, Refusal>) {
+    fn answer(&self, request: Request, head: &Head, route: Result<Route, Refusal>) {
         let reply = match route {
             Ok(Route::OrderStatus(id)) => match self.readers.status(&id) {
                 Ok(Some(status)) => Ok(Reply::order_status(&id, status)),
@@ -219,41 +295,97 @@ impl Shared {
                 Err(e) => Err(unreadable(e)),
             },
             Ok(Route::Metrics) => self.readers.counts().map(|counts| metrics::json(&counts)).map_err(unreadable),
-            Ok(Route::CreateOrder | Route::Health) => Err(Refusal::Internal),
+            Ok(Route::CreateOrder | Route::Health) => unreachable!("both are queued"),
+            Err(refusal @ Refusal::BadFraming(_)) => return self.refuse_for_good(request, *head, refusal),
             Err(refusal) => Err(refusal),
         };
-        wire::send(request, head, &reply.unwrap_or_else(Reply::from));
+        self.send(request, head, &reply.unwrap_or_else(Reply::from));
     }
 
-    fn read_and_queue(self: &Arc<Self>, mut request: tiny_http::Request, head: Head) {
-        let mut body = Vec::new();
-        let read = request.as_reader().take(MAX_BODY_BYTES as u64 + 1).read_to_end(&mut body);
-        let refusal = match read {
-            Ok(_) if body.len() > MAX_BODY_BYTES => Refusal::TooLarge,
-            Ok(_) if request.body_length().is_some_and(|length| body.len() < length) => Refusal::BrokenBody,
-            Err(_) => Refusal::BrokenBody,
-            Ok(_) => match self.queue_order(request, head, &body) {
-                Arrival::Ready(request, head, route) => return self.answer(request, &head, route),
-                _ => return,
+    /// Waits for a body and goes on with its request. Runs where it may block.
+    fn receive(self: &Arc<Self>, mut request: Request, mut head: Head, route: Result<Route, Refusal>) {
+        let peer = request.remote_addr().copied();
+        let deadline = Instant::now() + self.read_timeout;
+        let watch = self.door.watch(peer.as_ref(), deadline, Shutdown::Read);
+        let refusal = match (route, head.framing) {
+            (Err(refusal @ Refusal::BadFraming(_)), _) | (Err(refusal), Ok(Framing::Chunked)) => {
+                return self.refuse_for_good(request, head, refusal);
+            }
+            (Err(refusal), _) => refusal,
+            (Ok(_), Ok(Framing::Length(length))) if length > MAX_BODY_BYTES => Refusal::TooLarge,
+            (Ok(route), framing) => match self.read_body(&mut request, framing, deadline) {
+                Ok(body) => {
+                    drop(watch);
+                    head.body_has_arrived = true;
+                    let arrival = match route {
+                        Route::CreateOrder => self.queue_order(request, head, &body),
+                        Route::Health => {
+                            self.queue_probe(request, head);
+                            Arrival::Queued
+                        }
+                        route => Arrival::Ready(request, head, Ok(route)),
+                    };
+                    return self.handle(arrival);
+                }
+                Err(refusal) => return self.refuse_for_good(request, head, refusal),
             },
         };
-        wire::send(request, &head, &Reply::from(refusal));
+        // A client that waits for 100 Continue and hears this instead may never send the body.
+        drop(watch);
+        let _watch = self.door.watch(peer.as_ref(), deadline.min(Instant::now() + DRAIN_TIMEOUT), Shutdown::Both);
+        if let Err(e) = wire::send_and_drain(request, &Reply::from(refusal)) {
+            self.unsendable(peer.as_ref(), &e);
+        }
     }
 
-    fn queue_order(self: &Arc<Self>, request: tiny_http::Request, head: Head, body: &[u8]) -> Arrival {
+    fn read_body(
+        &self,
+        request: &mut Request,
+        framing: Result<Framing, &'static str>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, Refusal> {
+        let expected = match framing.map_err(Refusal::BadFraming)? {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked => None,
+        };
+        let mut body = Vec::with_capacity(expected.unwrap_or(0));
+        // Of a request that asks for another protocol tiny_http gives the raw stream, so the length is kept to here.
+        let mut rest = request.as_reader().take(expected.unwrap_or(MAX_BODY_BYTES + 1) as u64);
+        let mut buffer = [0; 16 << 10];
+        loop {
+            let read = match rest.read(&mut buffer) {
+                Ok(read) => read,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Refusal::SlowBody),
+                Err(_) => return Err(Refusal::BrokenBody),
+            };
+            body.extend_from_slice(&buffer[..read]);
+            let complete = expected.is_none_or(|length| body.len() == length);
+            if body.len() > MAX_BODY_BYTES {
+                return Err(Refusal::TooLarge);
+            } else if complete && (read == 0 || expected.is_some()) {
+                return Ok(body);
+            } else if Instant::now() >= deadline {
+                return Err(Refusal::SlowBody);
+            } else if read == 0 {
+                return Err(Refusal::BrokenBody);
+            }
+        }
+    }
+
+    fn queue_order(self: &Arc<Self>, request: Request, head: Head, body: &[u8]) -> Arrival {
         let order: NewOrder = match api::order_in(body) {
             Ok(order) => order,
             Err(refusal) => return Arrival::Ready(request, head, Err(refusal)),
         };
         let id: OrderId = order.order_id.clone();
         let peer = request.remote_addr().copied();
-        self.unanswered.add(peer.as_ref());
+        self.door.peers.queued(peer.as_ref());
         let shared = self.clone();
         self.committer.enqueue(Job {
             write: Write::Create(order),
             finish: Box::new(move |written| {
                 // Whatever is read from now on sees this order, or its absence.
-                shared.unanswered.remove(peer.as_ref());
+                shared.door.peers.settled(peer.as_ref());
                 let outcome = written.map(|written| match written {
                     Written::Order(created) => created,
                     Written::Claimed(_) | Written::Done => unreachable!("a create is answered by what became of it"),
@@ -261,14 +393,14 @@ impl Shared {
                 if matches!(outcome, Ok(Created::New)) {
                     shared.bell.ring();
                 }
-                wire::send(request, &head, &Reply::created(&id, outcome));
+                shared.send(request, &head, &Reply::created(&id, outcome));
             }),
         });
         Arrival::Queued
     }
 
     /// `/healthz` is answered by a write that reaches the disk, like an order's.
-    fn queue_probe(self: &Arc<Self>, request: tiny_http::Request, head: Head) {
+    fn queue_probe(self: &Arc<Self>, request: Request, head: Head) {
         let shared = self.clone();
         self.committer.enqueue(Job {
             write: Write::Probe,
@@ -278,45 +410,44 @@ impl Shared {
                     Ok(_) if !shared.processor_alive.load(Ordering::Relaxed) => Refusal::ProcessorDead.into(),
                     Ok(_) => Reply::healthy(),
                 };
-                wire::send(request, &head, &reply);
+                shared.send(request, &head, &reply);
             }),
         });
+    }
+
+    /// Answers a request whose body, if any, has been read.
+    fn send(&self, request: Request, head: &Head, reply: &Reply) {
+        let peer = request.remote_addr().copied();
+        if let Err(e) = wire::send(request, head, reply, || {}) {
+            self.unsendable(peer.as_ref(), &e);
+        }
+    }
+
+    /// Answers and ends the connection, because what follows on it can't be trusted or will not come.
+    fn refuse_for_good(&self, request: Request, head: Head, refusal: Refusal) {
+        let peer = request.remote_addr().copied();
+        // Before the answer: tiny_http goes on reading the connection meanwhile.
+        self.door.condemn(peer.as_ref());
+        if !head.body_has_arrived && !self.door.cut(peer.as_ref(), Shutdown::Read) && peer.is_none() {
+            // Over a Unix socket nothing can end the wait for the rest of this body but its sender.
+            return self.door.forget(request);
+        }
+        let before_next = || {
+            // So that nothing else is answered on it, not even by tiny_http itself.
+            self.door.cut(peer.as_ref(), Shutdown::Write);
+        };
+        let _ = wire::send(request, &head.closing(), &refusal.into(), before_next);
+    }
+
+    /// A peer that does not read its answers holds whoever writes them, so it is let go.
+    fn unsendable(&self, peer: Option<&SocketAddr>, e: &io::Error) {
+        log::debug!("answers are not read: {e}");
+        self.door.condemn(peer);
+        self.door.cut(peer, Shutdown::Both);
     }
 }
 
 fn unreadable(error: Error) -> Refusal {
     log::error!("read refused: {error}");
     Refusal::Unavailable(Arc::new(error))
-}
-
-/// How many orders of each peer wait for their commit, by port: a table without a lock, in which two hosts may share an
-/// entry. All that comes of it is that a request waits for a commit that it need not wait for.
-struct Unanswered(Box<[AtomicU32]>);
-
-impl Default for Unanswered {
-    fn default() -> Unanswered {
-        Unanswered((0..=u16::MAX).map(|_| AtomicU32::new(0)).collect())
-    }
-}
-
-impl Unanswered {
-    fn entry(&self, peer: Option<&SocketAddr>) -> Option<&AtomicU32> {
-        peer.map(|peer| &self.0[usize::from(peer.port())])
-    }
-
-    fn add(&self, peer: Option<&SocketAddr>) {
-        if let Some(entry) = self.entry(peer) {
-            entry.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    fn remove(&self, peer: Option<&SocketAddr>) {
-        if let Some(entry) = self.entry(peer) {
-            entry.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    fn any(&self, peer: Option<&SocketAddr>) -> bool {
-        self.entry(peer).is_some_and(|entry| entry.load(Ordering::Acquire) > 0)
-    }
 }

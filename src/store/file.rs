@@ -54,6 +54,15 @@ impl Lock {
         }
     }
 
+    /// The lock on the database at `path` that another process has acquired and passed on, as the open lock file.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] when the path can't be resolved.
+    pub(crate) fn inherited(path: &Path, file: File) -> Result<Lock, Error> {
+        let database = resolved(path).map_err(|source| Error::Unusable { file: path.to_path_buf(), source })?;
+        Ok(Lock { file, database })
+    }
+
     /// The database, as an absolute path without links. Never a name that SQLite gives a meaning to, like `:memory:`.
     pub fn database(&self) -> &Path {
         &self.database

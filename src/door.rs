@@ -1,0 +1,373 @@
+//! The front door: what tiny_http 0.12 lacks, so that a crowd is served and a hostile client hardly noticed.
+//!
+//! One thread, the keeper, does everything that is not a request's own work: nudges, deadlines, and looking whether tiny_http
+//! still accepts. Workers ask the door about each request before they look at it.
+//!
+//! - **Nudges.** tiny_http queues connections that arrive together behind idle threads that are already spoken for. A connection
+//!   to ourselves, closed at once, makes it start or wake one more thread. One nudge for the first request of each connection
+//!   releases the next one stuck, whose first request nudges again; a Unix socket, where connections can't be told apart, is
+//!   nudged by time while there is traffic.
+//! - **Cutting.** tiny_http gives no hold on a connection, so its descriptor is looked up by the peer's address and shut down,
+//!   which ends every blocked read or write on it. This is what deadlines are enforced with.
+//! - **Defusal.** Dropping a request whose declared body has not come makes tiny_http allocate the rest in one piece, which can
+//!   abort the process. Beyond [`MAX_DRAINED_BYTES`] such a request is never dropped but forgotten, with its thread and two
+//!   descriptors; after [`MAX_FORGOTTEN`] of them the process asks to be renewed.
+//! - **Condemned peers.** What follows a request with invalid framing can't be told from a body, so it is not looked at.
+//!
+//! When tiny_http itself has failed, the door can only say so, through `on_worn`: a supervisor then starts a fresh process.
+//! Without one (embedded), renewal is up to the program.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{self, SockaddrStorage};
+
+use crate::error::Error;
+use crate::listener::Address;
+use crate::peers::Peers;
+
+/// The longest body that is read and thrown away after its request was refused, in bytes. tiny_http allocates it in one piece.
+pub const MAX_DRAINED_BYTES: usize = 64 << 20;
+/// So many requests are forgotten before the process should be renewed. Each costs a thread and two descriptors.
+const MAX_FORGOTTEN: usize = 64;
+/// How long nothing of a condemned peer is looked at. Its socket is shut down meanwhile, so nothing new comes.
+const CONDEMNED_FOR: Duration = Duration::from_secs(5);
+/// How long a peer that was refused for good may go on sending, so that it gets to read why.
+const LINGER: Duration = Duration::from_secs(1);
+/// How often the keeper looks around, at the least.
+const TICK: Duration = Duration::from_secs(1);
+/// On a Unix socket: how often to nudge while there is traffic, and how many at a time. Releases 400 connections a second.
+const UNIX_NUDGES: (Duration, usize) = (Duration::from_millis(20), 8);
+/// How long tiny_http may take to answer a line that is no request. Two failures in a row, and it is taken for dead.
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The door of one server.
+pub struct Door {
+    address: Address,
+    /// The number of tiny_http's listening socket, open as long as its accept thread lives.
+    listening: RawFd,
+    /// What every request asks about its peer.
+    pub peers: Peers,
+    nudges: AtomicUsize,
+    traffic: AtomicBool,
+    deadlines: Mutex<Vec<Deadline>>,
+    next_deadline: AtomicU64,
+    forgotten: AtomicUsize,
+    started: Instant,
+    keeper: OnceLock<Thread>,
+    closed: AtomicBool,
+    worn: AtomicBool,
+    on_worn: Box<dyn Fn(&'static str) + Send + Sync>,
+}
+
+struct Deadline {
+    id: u64,
+    at: Instant,
+    peer: SocketAddr,
+    how: Shutdown,
+}
+
+/// Takes back a deadline when dropped.
+pub struct Watch<'a> {
+    door: &'a Door,
+    id: Option<u64>,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            unpoisoned(&self.door.deadlines).retain(|d| d.id != id);
+        }
+    }
+}
+
+impl Door {
+    /// Opens the door of a server that listens at `address` on the descriptor `listening`, and starts the keeper. `on_worn` is
+    /// called once, when only a fresh process will do, with the reason.
+    ///
+    /// # Errors
+    /// [`Error::Thread`].
+    pub fn open(
+        address: Address,
+        listening: RawFd,
+        on_worn: impl Fn(&'static str) + Send + Sync + 'static,
+    ) -> Result<Arc<Door>, Error> {
+        let door = Arc::new(Door {
+            address,
+            listening,
+            peers: Peers::new(),
+            nudges: AtomicUsize::new(0),
+            traffic: AtomicBool::new(false),
+            deadlines: Mutex::default(),
+            next_deadline: AtomicU64::new(0),
+            forgotten: AtomicUsize::new(0),
+            started: Instant::now(),
+            keeper: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            worn: AtomicBool::new(false),
+            on_worn: Box::new(on_worn),
+        });
+        let keeper = door.clone();
+        let thread = std::thread::Builder::new().name("door".into()).spawn(move || keeper.keep()).map_err(Error::Thread)?;
+        let _ = door.keeper.set(thread.thread().clone());
+        Ok(door)
+    }
+
+    /// Ends the keeper.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Every request passes here first. Nudges if its connection is new.
+    pub fn enter(&self, peer: Option<&SocketAddr>) {
+        match peer {
+            Some(peer) => {
+                if self.peers.is_new(peer) {
+                    self.nudges.fetch_add(1, Ordering::Relaxed);
+                    self.wake();
+                }
+            }
+            None => {
+                if !self.traffic.swap(true, Ordering::Relaxed) {
+                    self.wake();
+                }
+            }
+        }
+    }
+
+    /// Whether nothing of this peer is to be looked at.
+    pub fn is_condemned(&self, peer: Option<&SocketAddr>) -> bool {
+        peer.is_some_and(|peer| self.peers.is_condemned(peer, || self.now_ms()))
+    }
+
+    /// Nothing more of this peer is looked at, and its connection ends soon, at the latest when it has had time to read the
+    /// last answer.
+    pub fn condemn(&self, peer: Option<&SocketAddr>) {
+        if let Some(peer) = peer {
+            self.peers.condemn(peer, self.now_ms() + CONDEMNED_FOR.as_millis() as u64);
+            self.add_deadline(*peer, Instant::now() + LINGER, Shutdown::Both);
+        }
+    }
+
+    /// Shuts the peer's connection down, which ends every read or write that is blocked on it. Says whether it was found; a
+    /// Unix socket's never is.
+    pub fn cut(&self, peer: Option<&SocketAddr>, how: Shutdown) -> bool {
+        let (Some(peer), Address::Tcp(own)) = (peer, &self.address) else { return false };
+        let how = match how {
+            Shutdown::Read => socket::Shutdown::Read,
+            Shutdown::Write => socket::Shutdown::Write,
+            Shutdown::Both => socket::Shutdown::Both,
+        };
+        let Ok(descriptors) = std::fs::read_dir("/dev/fd") else { return false };
+        let mut found = false;
+        for descriptor in descriptors.flatten() {
+            let Some(descriptor) = descriptor.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
+                continue;
+            };
+            let ours = || socket_address(socket::getsockname(descriptor)).is_some_and(|a| a.port() == own.port());
+            if socket_address(socket::getpeername(descriptor)).as_ref() == Some(peer) && ours() {
+                // Of the two descriptors that tiny_http has of a connection, either will do.
+                found |= socket::shutdown(descriptor, how).is_ok();
+                break;
+            }
+        }
+        found
+    }
+
+    /// Cuts the peer's connection at a time, unless the returned watch is dropped before.
+    #[must_use]
+    pub fn watch(&self, peer: Option<&SocketAddr>, at: Instant, how: Shutdown) -> Watch<'_> {
+        Watch { door: self, id: peer.map(|peer| self.add_deadline(*peer, at, how)) }
+    }
+
+    /// Gets rid of a request that must never be dropped. Its client sees the connection close.
+    pub fn forget(&self, request: tiny_http::Request) {
+        let peer = request.remote_addr().copied();
+        std::mem::forget(request);
+        self.cut(peer.as_ref(), Shutdown::Both);
+        if self.forgotten.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FORGOTTEN {
+            self.wear("too many requests with absurd lengths hold threads that cannot be freed");
+        }
+    }
+
+    /// Asks for a fresh process.
+    pub fn wear(&self, why: &'static str) {
+        if !self.worn.swap(true, Ordering::AcqRel) {
+            log::warn!("a fresh process is needed: {why}");
+            (self.on_worn)(why);
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn add_deadline(&self, peer: SocketAddr, at: Instant, how: Shutdown) -> u64 {
+        let id = self.next_deadline.fetch_add(1, Ordering::Relaxed);
+        let mut deadlines = unpoisoned(&self.deadlines);
+        let earliest = deadlines.iter().all(|d| at < d.at);
+        deadlines.push(Deadline { id, at, peer, how });
+        drop(deadlines);
+        if earliest {
+            self.wake();
+        }
+        id
+    }
+
+    fn wake(&self) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.unpark();
+        }
+    }
+
+    fn keep(&self) {
+        let mut liveness = Liveness::default();
+        let mut next_tick = Instant::now();
+        while !self.closed.load(Ordering::Acquire) {
+            let mut nudges = self.nudges.swap(0, Ordering::Relaxed);
+            let mut wake_at = self.cut_the_late(next_tick);
+            let now = Instant::now();
+            if now >= next_tick {
+                next_tick = now + TICK;
+                nudges += 1;
+                if !self.accepts() {
+                    self.wear("connections are no longer accepted");
+                }
+                if liveness.is_dead(&self.address, now) {
+                    self.wear("connections are accepted but not read");
+                }
+            }
+            if self.traffic.swap(false, Ordering::Relaxed) {
+                nudges += UNIX_NUDGES.1;
+                wake_at = wake_at.min(now + UNIX_NUDGES.0);
+            }
+            for _ in 0..nudges {
+                drop(connect(&self.address));
+            }
+            let pause = wake_at.min(next_tick).saturating_duration_since(Instant::now());
+            match self.address {
+                Address::Tcp(_) => std::thread::park_timeout(pause),
+                // Traffic is collected, not answered one by one.
+                Address::Unix(_) if pause <= UNIX_NUDGES.0 => std::thread::sleep(pause),
+                Address::Unix(_) => std::thread::park_timeout(pause),
+            }
+        }
+    }
+
+    /// Enforces the deadlines that have passed, and returns when the next one does, or `otherwise`.
+    fn cut_the_late(&self, otherwise: Instant) -> Instant {
+        let now = Instant::now();
+        let mut deadlines = unpoisoned(&self.deadlines);
+        let late: Vec<Deadline> = deadlines.extract_if(.., |d| d.at <= now).collect();
+        let next = deadlines.iter().map(|d| d.at).min().unwrap_or(otherwise);
+        drop(deadlines);
+        for deadline in late {
+            self.cut(Some(&deadline.peer), deadline.how);
+        }
+        next
+    }
+
+    /// Whether tiny_http's accept thread lives. It owns the listening socket, and closes it when it ends, however it ends. Then
+    /// the descriptor is invalid, or another file has its number, perhaps even a connection of ours, which has a peer.
+    fn accepts(&self) -> bool {
+        let unconnected = socket::getpeername::<SockaddrStorage>(self.listening) == Err(nix::errno::Errno::ENOTCONN);
+        unconnected
+            && match &self.address {
+                Address::Tcp(own) => {
+                    socket_address(socket::getsockname(self.listening)).is_some_and(|a| a.port() == own.port())
+                }
+                Address::Unix(_) => true,
+            }
+    }
+}
+
+/// Whether a server at `address` answers within `patience`. Tries again as long as it does not.
+pub(crate) fn is_answered(address: &Address, patience: Duration) -> bool {
+    let until = Instant::now() + patience;
+    while Instant::now() < until {
+        if let Some(mut stream) = connect(address).and_then(|mut s| s.write_all(NO_REQUEST).ok().map(|()| s)) {
+            let retry_at = Instant::now() + TICK;
+            while Instant::now() < retry_at {
+                match stream.read(&mut [0; 64]) {
+                    Ok(0) => break,
+                    Ok(_) => return true,
+                    Err(e) if e.kind() != std::io::ErrorKind::WouldBlock => break,
+                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+/// A line that is no request: tiny_http answers it with 400 by itself, without a worker.
+const NO_REQUEST: &[u8] = b"?\r\n";
+
+/// Whether connections are read: tiny_http answers a line that is no request by itself, without a worker.
+#[derive(Default)]
+struct Liveness {
+    asked: Option<(Instant, Stream)>,
+    failures: u32,
+}
+
+impl Liveness {
+    fn is_dead(&mut self, address: &Address, now: Instant) -> bool {
+        let Some((at, stream)) = &mut self.asked else {
+            let asked = connect(address).and_then(|mut stream| stream.write_all(NO_REQUEST).ok().map(|()| stream));
+            self.asked = asked.map(|stream| (now, stream));
+            return false;
+        };
+        // The stream does not block; whatever comes is an answer.
+        if matches!(stream.read(&mut [0; 64]), Ok(n) if n > 0) {
+            *self = Liveness::default();
+        } else if now - *at >= LIVENESS_TIMEOUT {
+            self.asked = None;
+            self.failures += 1;
+        }
+        self.failures >= 2
+    }
+}
+
+trait ReadWrite: Read + Write + Send {}
+impl<T: Read + Write + Send> ReadWrite for T {}
+type Stream = Box<dyn ReadWrite>;
+
+/// A connection to ourselves that never blocks. `None` if there are no descriptors left, or nobody listens.
+fn connect(address: &Address) -> Option<Stream> {
+    match address {
+        Address::Tcp(address) => {
+            let mut address = *address;
+            match address.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+                IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+                _ => {}
+            }
+            let stream = TcpStream::connect_timeout(&address, TICK).ok()?;
+            stream.set_nonblocking(true).ok()?;
+            Some(Box::new(stream))
+        }
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).ok()?;
+            stream.set_nonblocking(true).ok()?;
+            Some(Box::new(stream))
+        }
+    }
+}
+
+fn socket_address(found: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
+    let found = found.ok()?;
+    let v4 = found.as_sockaddr_in().map(|a| SocketAddr::new(a.ip().into(), a.port()));
+    v4.or_else(|| found.as_sockaddr_in6().map(|a| SocketAddr::new(a.ip().into(), a.port())))
+}
+
+fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
