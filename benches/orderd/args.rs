@@ -46,17 +46,10 @@ pub struct Plan {
     pub bursts: usize,
 }
 
-const FULL: Plan = Plan {
-    quick: false,
-    rounds: 5,
-    turn: Duration::from_secs(3),
-    many: 1_000_000,
-    most: 5_000_000,
-    bursts: 3,
-};
+const FULL: Plan =
+    Plan { quick: false, rounds: 9, turn: Duration::from_millis(1_500), many: 1_000_000, most: 5_000_000, bursts: 3 };
 
-const QUICK: Plan =
-    Plan { quick: true, rounds: 3, turn: Duration::from_millis(500), many: 50_000, most: 100_000, bursts: 1 };
+const QUICK: Plan = Plan { quick: true, rounds: 3, turn: Duration::from_millis(500), many: 50_000, most: 100_000, bursts: 1 };
 
 /// What `--help` says, before the parts.
 pub const HELP: &str = "cargo bench [-- [--quick] [--json] [--only PART]...]\n\n\

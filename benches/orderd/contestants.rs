@@ -118,12 +118,6 @@ fn store(connection: &Connection, body: &[u8]) -> Result<String> {
 }
 
 fn respond(request: Request, body: Option<String>) {
-    if std::env::var_os("BENCH_RAW").is_some() {
-        let b = format!("HTTP/1.1 200 OK\r\nServer: orderd\r\nDate: Sun, 22 Nov 2026 11:35:43 GMT\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}", body.as_ref().map_or(0, |b| b.len()), body.unwrap_or_default());
-        let mut w = request.into_writer();
-        let _ = w.write_all(b.as_bytes()).and_then(|()| w.flush());
-        return;
-    }
     let status = if body.is_some() { 200 } else { 503 };
     let json = Header::from_bytes("Content-Type", "application/json").expect("both are plain ASCII");
     let response = Response::from_string(body.unwrap_or_default()).with_status_code(status).with_header(json);

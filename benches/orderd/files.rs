@@ -72,7 +72,8 @@ impl Folder {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?;
             let now_ms = crate::now_ms();
-            let statuses = [("Completed", contents.completed), ("Processing", contents.processing), ("Pending", contents.pending)];
+            let statuses =
+                [("Completed", contents.completed), ("Processing", contents.processing), ("Pending", contents.pending)];
             let mut number = 0;
             for (status, count) in statuses {
                 let started_at = (status != "Pending").then_some(now_ms);

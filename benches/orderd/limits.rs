@@ -46,7 +46,12 @@ pub fn burst(bench: &mut Bench) -> Result<()> {
         }
     }
     let worst = |times: &[f64]| times.iter().copied().fold(0.0, f64::max);
-    let figure = |name: &str, times: &[f64], most| Figure { name: name.into(), value: worst(times), unit: "s", bound: Bound::AtMost(most) };
+    let figure = |name: &str, times: &[f64], most| Figure {
+        name: name.into(),
+        value: worst(times),
+        unit: "s",
+        bound: Bound::AtMost(most),
+    };
     bench.report.add(figure("1,000 orders at once on 1,000 connections: last answer", &answered, 0.25));
     bench.report.add(figure("the same: last one Completed", &completed, 5.5));
     Ok(())

@@ -6,8 +6,8 @@ use crate::client::{Connection, Load, Outcome};
 use crate::contestants::Contestant;
 use crate::files::{Contents, SEED, verify};
 use crate::process::Process;
-use crate::report::{Bound, Figure, grouped, median_ratio};
-use crate::rounds::Bench;
+use crate::report::{Bound, Figure, grouped, median, median_ratio};
+use crate::rounds::{Bench, CONNECTIONS};
 use crate::workload::{Ask, Requests};
 use crate::{Result, disk};
 
@@ -38,8 +38,16 @@ pub fn post(bench: &mut Bench) -> Result<()> {
         }),
     ];
     let [ceiling, orderd, naive, bare] = bench.interleave("orders/s", turns)?;
-    bench.report.add(Figure::ratio("POST /order over the ceiling's POST", median_ratio(&orderd, &ceiling), Bound::AtLeast(0.65)));
-    bench.report.add(Figure::ratio("POST /order over one transaction an order", median_ratio(&orderd, &naive), Bound::AtLeast(5.0)));
+    bench.report.add(Figure::ratio(
+        "POST /order over the ceiling's POST",
+        median_ratio(&orderd, &ceiling),
+        Bound::AtLeast(0.65),
+    ));
+    bench.report.add(Figure::ratio(
+        "POST /order over one transaction an order",
+        median_ratio(&orderd, &naive),
+        Bound::AtLeast(5.0),
+    ));
     bench.report.add(Figure::ratio("POST /order over inserts without HTTP", median_ratio(&orderd, &bare), Bound::None));
     Ok(())
 }
@@ -130,41 +138,42 @@ pub fn big(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Reading while others write.
+/// Reading while others write: by one connection, which feels every wait, and by as many as write.
 pub fn beside(bench: &mut Bench) -> Result<()> {
-    let gets = std::env::var("BENCH_GETS").ok().and_then(|t| t.parse().ok()).unwrap_or(16usize);
-    let read = move |bench: &Bench, server: &Process| {
-        Load { connections: gets, ..bench.load(server, Ask::Status { seed: SEED, orders: FEW }) }.run()
-    };
-    let file = |bench: &mut Bench| bench.folder.filled("beside.db", Contents { completed: FEW, ..Contents::default() });
-    let [alone, beside] = bench.interleave(
+    let [alone, beside, alone_64, beside_64] = bench.interleave(
         "answers/s",
         [
-            ("GET alone", &|bench| {
-                let server = Process::orderd(&file(bench)?, &[])?;
-                let outcome = read(bench, &server)?;
-                server.stop()?;
-                Ok(outcome)
-            }),
-            ("GET beside 64 connections that create", &|bench| {
-                let database = file(bench)?;
-                let server = Process::orderd(&database, &[])?;
-                let seed = bench.seed();
-                let writes = bench.load(&server, Ask::Create { seed });
-                let (read, written) = std::thread::scope(|scope| {
-                    let writer = scope.spawn(|| writes.run());
-                    let read = read(bench, &server);
-                    (read, writer.join().unwrap_or_else(|_| Err("a client thread panicked".into())))
-                });
-                server.stop()?;
-                verify(&database, &written?)?;
-                read
-            }),
+            ("GET alone, 1 connection", &|bench| read_beside(bench, 1, false)),
+            ("GET beside 64 that create, 1 connection", &|bench| read_beside(bench, 1, true)),
+            ("GET alone, 64 connections", &|bench| read_beside(bench, CONNECTIONS, false)),
+            ("GET beside 64 that create, 64 connections", &|bench| read_beside(bench, CONNECTIONS, true)),
         ],
     )?;
-    let ratio = crate::report::median(alone.samples.iter().zip(&beside.samples).map(|(a, b)| b.p99_ms / a.p99_ms));
-    bench.report.add(Figure::ratio("GET p99 beside 64 connections that create, over GET p99 alone", ratio, Bound::AtMost(5.0)));
+    for (connections, alone, beside) in [(1, alone, beside), (CONNECTIONS, alone_64, beside_64)] {
+        let ratio = median(alone.samples.iter().zip(&beside.samples).map(|(a, b)| b.p99_ms / a.p99_ms));
+        let name = format!("GET p99 (connections: {connections}) beside 64 that create, over GET p99 alone");
+        bench.report.add(Figure::ratio(&name, ratio, Bound::AtMost(5.0)));
+    }
     Ok(())
+}
+
+/// One turn of reading, with or without 64 connections that create meanwhile.
+fn read_beside(bench: &mut Bench, connections: usize, creating: bool) -> Result<Outcome> {
+    let database = bench.folder.filled("beside.db", Contents { completed: FEW, ..Contents::default() })?;
+    let server = Process::orderd(&database, &[])?;
+    let seed = bench.seed();
+    let reads = Load { connections, ..bench.load(&server, Ask::Status { seed: SEED, orders: FEW }) };
+    let writes = bench.load(&server, Ask::Create { seed });
+    let (read, written) = std::thread::scope(|scope| {
+        let writer = creating.then(|| scope.spawn(|| writes.run()));
+        let read = reads.run();
+        (read, writer.map(|writer| writer.join().unwrap_or_else(|_| Err("a client thread panicked".into()))))
+    });
+    server.stop()?;
+    if let Some(written) = written {
+        verify(&database, &written?)?;
+    }
+    read
 }
 
 /// One client, one order at a time.
@@ -185,7 +194,7 @@ pub fn single(bench: &mut Bench) -> Result<()> {
             }),
         ],
     )?;
-    let ratio = crate::report::median(floor.samples.iter().zip(&orderd.samples).map(|(f, o)| o.p50_ms / f.p50_ms));
+    let ratio = median(floor.samples.iter().zip(&orderd.samples).map(|(f, o)| o.p50_ms / f.p50_ms));
     bench.report.add(Figure::ratio("one order at a time: POST p50 over fdatasync p50", ratio, Bound::AtMost(2.0)));
     Ok(())
 }

@@ -82,10 +82,20 @@ impl Process {
         }
     }
 
-    /// Ends it as a crash would: all of its processes, at once.
+    /// Ends it as a crash would: all of its processes, at once. Returns when they are gone.
     pub fn kill(mut self) -> Result<()> {
-        self.kill_tree();
-        self.wait().map(|_| ())
+        let family = tree(self.child.id());
+        kill_all(&family);
+        self.wait()?;
+        // Whoever starts next would wait for the file's lock.
+        let deadline = Instant::now() + PATIENCE;
+        while family.iter().any(|pid| is_running(*pid)) {
+            if Instant::now() > deadline {
+                return Err("a server did not end after SIGKILL".into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     fn wait(&mut self) -> Result<Option<std::process::ExitStatus>> {
@@ -96,11 +106,6 @@ impl Process {
                 status => return Ok(status),
             }
         }
-    }
-
-    fn kill_tree(&self) {
-        // Parents first: one that outlived its child for a moment might start another.
-        tree(self.child.id()).into_iter().for_each(|pid| signal("-KILL", pid));
     }
 
     /// What it and its children hold in memory now.
@@ -123,10 +128,21 @@ impl Drop for Process {
         let family = tree(self.child.id());
         signal("-TERM", self.child.id());
         if !matches!(self.wait(), Ok(Some(_))) {
-            family.into_iter().for_each(|pid| signal("-KILL", pid));
+            kill_all(&family);
             let _ = self.child.wait();
         }
     }
+}
+
+/// Parents before their children: one that outlived its child for a moment might start another.
+fn kill_all(family: &[u32]) {
+    family.iter().for_each(|pid| signal("-KILL", *pid));
+}
+
+/// A process that nobody has waited for yet is not running any more.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 fn signal(which: &str, pid: u32) {
@@ -157,7 +173,5 @@ fn tree(root: u32) -> Vec<u32> {
 }
 
 fn kilobytes(text: &str, label: &str) -> u64 {
-    text.lines()
-        .find_map(|line| line.strip_prefix(label)?.trim().strip_suffix("kB")?.trim().parse().ok())
-        .unwrap_or(0)
+    text.lines().find_map(|line| line.strip_prefix(label)?.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0)
 }
