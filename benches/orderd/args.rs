@@ -25,6 +25,8 @@ pub struct Options {
     pub json: bool,
     /// The parts to run; empty for all.
     pub only: Vec<String>,
+    /// Other builds of orderd to compare this one with, instead of running the parts.
+    pub against: Vec<PathBuf>,
     /// How much.
     pub plan: Plan,
 }
@@ -52,17 +54,18 @@ const FULL: Plan =
 const QUICK: Plan = Plan { quick: true, rounds: 3, turn: Duration::from_millis(500), many: 50_000, most: 100_000, bursts: 1 };
 
 /// What `--help` says, before the parts.
-pub const HELP: &str = "cargo bench [-- [--quick] [--json] [--only PART]...]\n\n\
+pub const HELP: &str = "cargo bench [-- [--quick] [--json] [--only PART]... [--against BINARY]...]\n\n\
      Measures the release binary beside the limits of its parts. Exit status: 0 whatever the figures, 1 if a server\n\
      answered with an error, lost an order, or could not be measured.\n\n\
      --quick      under a minute, with smaller files\n\
      --json       the result as JSON on standard output\n\
-     --only PART  this part alone; may be repeated\n\n";
+     --only PART  this part alone; may be repeated\n\
+     --against BINARY  compare with another build of orderd instead, to see what a change brought; may be repeated\n\n";
 
 impl Args {
     /// Reads the command line. `parts` are the names that `--only` takes.
     pub fn parse(parts: &[&str]) -> Result<Args> {
-        let mut options = Options { json: false, only: Vec::new(), plan: FULL };
+        let mut options = Options { json: false, only: Vec::new(), against: Vec::new(), plan: FULL };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             match arg.as_str() {
@@ -71,6 +74,11 @@ impl Args {
                 "--only" => match args.next() {
                     Some(part) if parts.contains(&part.as_str()) => options.only.push(part),
                     _ => return Err(format!("--only takes one of: {}", parts.join(", ")).into()),
+                },
+                "--against" => match args.next() {
+                    // Cargo runs this program in the folder of the package.
+                    Some(binary) => options.against.push(binary.into()),
+                    None => return Err("--against takes the path of a build of orderd".into()),
                 },
                 "--help" | "-h" => return Ok(Args::Help),
                 // Cargo passes it to every benchmark.

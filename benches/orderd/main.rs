@@ -8,11 +8,13 @@
 //! afterwards, ends the run with exit status 1 and no table.
 //!
 //! Reading order: `args` what to do · `parts`, `limits` what is measured · `rounds` taking turns · `workload`, `client` asking ·
-//! `contestants`, `process`, `files`, `disk` what is asked · `report` what is printed.
+//! `contestants`, `process`, `files`, `disk` what is asked · `report` what is printed ·
+//! `against` two builds of orderd compared.
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod against;
 mod args;
 mod client;
 mod contestants;
@@ -69,6 +71,11 @@ fn run(options: args::Options) -> Result<()> {
     let parts: Vec<_> =
         PARTS.into_iter().filter(|(name, _)| options.only.is_empty() || options.only.iter().any(|o| o == name)).collect();
     let mut bench = Bench::new(options.plan, Folder::create()?);
+    if !options.against.is_empty() {
+        against::compare(&mut bench, &options.against)?;
+        bench.progress.done();
+        return say(&if json { bench.report.json() } else { bench.report.table() });
+    }
     for (at, (name, part)) in parts.iter().enumerate() {
         bench.progress.part(name, at + 1, parts.len());
         part(&mut bench)?;

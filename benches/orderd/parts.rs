@@ -1,5 +1,6 @@
 //! The figures that are ratios: each part lets its contestants take turns and divides.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::client::{Connection, Load, Outcome};
@@ -12,7 +13,7 @@ use crate::workload::{Ask, Requests};
 use crate::{Result, disk};
 
 /// With orders that take no time, what limits their completion is how many one transaction takes up.
-const COMPLETING: [&str; 4] = ["--processing-time", "0s", "--concurrency", "10000"];
+pub const COMPLETING: [&str; 4] = ["--processing-time", "0s", "--concurrency", "10000"];
 
 /// Orders in the file from which `beside` reads.
 const FEW: u64 = 10_000;
@@ -81,20 +82,24 @@ pub fn complete(bench: &mut Bench) -> Result<()> {
             ("POST, ceiling, again", &|bench| ceiling(bench, Ask::Create { seed: 0 })),
             ("created and completed, orderd", &|bench| {
                 let database = bench.folder.fresh("complete.db")?;
-                let server = Process::orderd(&database, &COMPLETING)?;
-                let seed = bench.seed();
-                let mut outcome = bench.load(&server, Ask::Create { seed }).run()?;
-                wait_until_completed(&server, outcome.orders())?;
-                outcome.rate = outcome.orders() as f64 / outcome.started.elapsed().as_secs_f64();
-                server.stop()?;
-                verify(&database, &outcome)?;
-                Ok(outcome)
+                create_and_complete(bench, Process::orderd(&database, &COMPLETING)?, &database)
             }),
         ],
     )?;
     let ratio = median_ratio(&orderd, &ceiling);
     bench.report.add(Figure::ratio("created and completed over the ceiling's POST", ratio, Bound::AtLeast(0.4)));
     Ok(())
+}
+
+/// One turn of creating orders; the rate counts until the last one is completed.
+pub fn create_and_complete(bench: &mut Bench, server: Process, database: &Path) -> Result<Outcome> {
+    let seed = bench.seed();
+    let mut outcome = bench.load(&server, Ask::Create { seed }).run()?;
+    wait_until_completed(&server, outcome.orders())?;
+    outcome.rate = outcome.orders() as f64 / outcome.started.elapsed().as_secs_f64();
+    server.stop()?;
+    verify(database, &outcome)?;
+    Ok(outcome)
 }
 
 /// `/metrics` must not count.

@@ -39,7 +39,12 @@ pub struct Memory {
 impl Process {
     /// Starts orderd on `database`, with further flags.
     pub fn orderd(database: &Path, flags: &[&str]) -> Result<Process> {
-        let mut command = Command::new(ORDERD);
+        Process::build(ORDERD.as_ref(), database, flags)
+    }
+
+    /// Starts another build of orderd.
+    pub fn build(binary: &Path, database: &Path, flags: &[&str]) -> Result<Process> {
+        let mut command = Command::new(binary);
         command.args(["--listen", "127.0.0.1:0", "--log-level", "warn", "--db"]).arg(database).args(flags);
         // A setting in our environment would change what is measured.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ORDERD_")) {

@@ -40,7 +40,14 @@ impl Bench {
 
     /// Lets each contestant have a turn in each round; notes and returns one series for each.
     pub fn interleave<const N: usize>(&mut self, unit: &'static str, turns: [Turn<'_>; N]) -> Result<[Series; N]> {
-        let mut series = turns.map(|(name, _)| Series { name: name.to_string(), unit, samples: Vec::new() });
+        let series = self.take_turns(unit, &turns)?;
+        series.try_into().map_err(|_| "every contestant has a series".into())
+    }
+
+    /// The same for any number of contestants.
+    pub fn take_turns(&mut self, unit: &'static str, turns: &[Turn<'_>]) -> Result<Vec<Series>> {
+        let new = |(name, _): &Turn<'_>| Series { name: name.to_string(), unit, samples: Vec::new() };
+        let mut series: Vec<Series> = turns.iter().map(new).collect();
         for round in 1..=self.plan.rounds {
             for ((name, turn), series) in turns.iter().zip(&mut series) {
                 self.progress.step(&format!("round {round} of {}: {name}", self.plan.rounds));
@@ -48,7 +55,7 @@ impl Bench {
                 series.samples.push(Sample::of(&outcome));
             }
         }
-        self.report.series.extend(series.clone());
+        self.report.series.extend(series.iter().cloned());
         Ok(series)
     }
 
