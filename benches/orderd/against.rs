@@ -1,6 +1,7 @@
 //! Several builds of orderd compared, turn by turn: what has a change brought?
 //!
-//! Each ratio is another build's rate over this one's, in the same rounds. There are no targets.
+//! Each ratio is another build's rate over this one's, in the same rounds, followed by the same for the processor time that the
+//! server used for each answer, which depends less on what else the machine does. There are no targets.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use crate::client::{Load, Outcome};
 use crate::files::verify;
 use crate::parts::{COMPLETING, create_and_complete};
 use crate::process::{ORDERD, Process};
-use crate::report::{Bound, Figure, median_ratio};
+use crate::report::{Bound, Figure, median, median_ratio};
 use crate::rounds::{Bench, Turn};
 use crate::workload::Ask;
 
@@ -32,6 +33,8 @@ pub fn compare(bench: &mut Bench, others: &[PathBuf]) -> Result<()> {
         for other in &series[1..] {
             let name = format!("{} over this build", other.name);
             bench.report.add(Figure::ratio(&name, median_ratio(other, &series[0]), Bound::None));
+            let cpu = median(other.samples.iter().zip(&series[0].samples).map(|(other, this)| other.cpu_us / this.cpu_us));
+            bench.report.add(Figure::ratio("    its processor time for each", cpu, Bound::None));
         }
     }
     Ok(())

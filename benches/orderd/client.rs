@@ -16,6 +16,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::process::Process;
 use crate::workload::{Ask, Requests};
 
 /// How long a server may stay silent.
@@ -97,9 +98,9 @@ pub fn open(address: SocketAddr, count: usize) -> Result<Vec<Connection>> {
 }
 
 /// Questions asked at full speed.
-pub struct Load {
+pub struct Load<'a> {
     /// Whom.
-    pub address: SocketAddr,
+    pub server: &'a Process,
     /// What.
     pub ask: Ask,
     /// On how many connections.
@@ -114,6 +115,8 @@ pub struct Outcome {
     pub started: Instant,
     /// Answers a second.
     pub rate: f64,
+    /// Processor time of the server, if there is one.
+    pub cpu: Option<Duration>,
     /// Of every answer, in microseconds, sorted.
     pub latencies_us: Vec<u32>,
     /// The orders that were acknowledged: the first so many of each seed's series.
@@ -133,10 +136,11 @@ impl Outcome {
     }
 }
 
-impl Load {
+impl Load<'_> {
     /// Runs it, and returns once everything that was asked has been answered.
     pub fn run(&self) -> Result<Outcome> {
-        let mut idle = open(self.address, self.connections)?;
+        let mut idle = open(self.server.address, self.connections)?;
+        let cpu_before = self.server.cpu();
         let threads = THREADS.min(self.connections);
         let at_once = Barrier::new(threads);
         let started = Instant::now();
@@ -157,6 +161,7 @@ impl Load {
                 .map(|driver| driver.join().unwrap_or_else(|_| Err("a client thread panicked".into())))
                 .collect::<Result<Vec<_>>>()
         })?;
+        let cpu = Some(self.server.cpu().saturating_sub(cpu_before));
         let in_time: u64 = driven.iter().map(|d| d.in_time).sum();
         let acknowledged = (0..)
             .zip(&driven)
@@ -167,7 +172,7 @@ impl Load {
             .collect();
         let mut latencies_us: Vec<u32> = driven.into_iter().flat_map(|d| d.latencies_us).collect();
         latencies_us.sort_unstable();
-        Ok(Outcome { started, rate: in_time as f64 / self.duration.as_secs_f64(), latencies_us, acknowledged })
+        Ok(Outcome { started, rate: in_time as f64 / self.duration.as_secs_f64(), cpu, latencies_us, acknowledged })
     }
 }
 

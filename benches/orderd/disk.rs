@@ -53,5 +53,5 @@ fn repeat(duration: Duration, worth: u64, mut step: impl FnMut(u64) -> Result<()
     }
     let rate = done as f64 / started.elapsed().as_secs_f64();
     latencies_us.sort_unstable();
-    Ok(Outcome { started, rate, latencies_us, acknowledged: Vec::new() })
+    Ok(Outcome { started, rate, cpu: None, latencies_us, acknowledged: Vec::new() })
 }

@@ -89,7 +89,7 @@ fn rush(server: &Process, seed: u64) -> Result<Outcome> {
     .concat();
     latencies_us.sort_unstable();
     let acknowledged = seeds.into_iter().map(|seed| (seed, share as u64)).collect();
-    Ok(Outcome { started, rate: f64::NAN, latencies_us, acknowledged })
+    Ok(Outcome { started, rate: f64::NAN, cpu: None, latencies_us, acknowledged })
 }
 
 /// Start to first answer after a crash, with many finished and 10,000 unfinished orders.

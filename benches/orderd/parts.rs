@@ -8,7 +8,7 @@ use crate::contestants::Contestant;
 use crate::files::{Contents, SEED, verify};
 use crate::process::Process;
 use crate::report::{Bound, Figure, grouped, median, median_ratio};
-use crate::rounds::{Bench, CONNECTIONS};
+use crate::rounds::{Bench, CONNECTIONS, Turn};
 use crate::workload::{Ask, Requests};
 use crate::{Result, disk};
 
@@ -20,7 +20,7 @@ const FEW: u64 = 10_000;
 
 /// `POST /order`, beside tiny_http alone, one transaction an order, and SQLite alone.
 pub fn post(bench: &mut Bench) -> Result<()> {
-    let turns: [(&str, &dyn Fn(&mut Bench) -> Result<Outcome>); 4] = [
+    let turns: [Turn<'_>; 4] = [
         ("POST, ceiling: tiny_http alone", &|bench| ceiling(bench, Ask::Create { seed: 0 })),
         ("POST, orderd", &|bench| {
             let database = bench.folder.fresh("post.db")?;
@@ -97,6 +97,7 @@ pub fn create_and_complete(bench: &mut Bench, server: Process, database: &Path) 
     let mut outcome = bench.load(&server, Ask::Create { seed }).run()?;
     wait_until_completed(&server, outcome.orders())?;
     outcome.rate = outcome.orders() as f64 / outcome.started.elapsed().as_secs_f64();
+    outcome.cpu = Some(server.cpu());
     server.stop()?;
     verify(database, &outcome)?;
     Ok(outcome)
@@ -178,7 +179,8 @@ fn read_beside(bench: &mut Bench, connections: usize, creating: bool) -> Result<
     if let Some(written) = written {
         verify(&database, &written?)?;
     }
-    read
+    // The server's processor time was for both.
+    read.map(|read| Outcome { cpu: None, ..read })
 }
 
 /// One client, one order at a time.

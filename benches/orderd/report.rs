@@ -16,12 +16,19 @@ pub struct Sample {
     pub p50_ms: f64,
     /// 99 of 100 did.
     pub p99_ms: f64,
+    /// Processor time of the server for each answer, in microseconds; NaN without a server.
+    pub cpu_us: f64,
 }
 
 impl Sample {
     /// What remains of an outcome.
     pub fn of(outcome: &Outcome) -> Sample {
-        Sample { rate: outcome.rate, p50_ms: outcome.percentile_ms(0.5), p99_ms: outcome.percentile_ms(0.99) }
+        Sample {
+            rate: outcome.rate,
+            p50_ms: outcome.percentile_ms(0.5),
+            p99_ms: outcome.percentile_ms(0.99),
+            cpu_us: outcome.cpu.map_or(f64::NAN, |cpu| cpu.as_secs_f64() * 1e6 / outcome.latencies_us.len() as f64),
+        }
     }
 }
 
@@ -142,18 +149,24 @@ impl Report {
         if self.plan.quick {
             writeln!(out, "QUICK: short rounds and smaller files than the figures ask for; each line says how many orders.")?;
         }
-        writeln!(out, "\n{:<48} {:>10} {:>19} {:>8} {:>8}", "", "median", "least to most", "p50 ms", "p99 ms")?;
+        writeln!(out, "CPU: microseconds of processor time that the server used for each answer.\n")?;
+        let heads = ["", "median", "least to most", "p50 ms", "p99 ms", "CPU"];
+        writeln!(out, "{:<48} {:>10} {:>19} {:>8} {:>8} {:>6}", heads[0], heads[1], heads[2], heads[3], heads[4], heads[5])?;
         for series in &self.series {
             let least = series.rates().fold(f64::INFINITY, f64::min);
             let most = series.rates().fold(0.0, f64::max);
             writeln!(
                 out,
-                "{:<48} {:>10} {:>19} {:>8.2} {:>8.2}  {}",
+                "{:<48} {:>10} {:>19} {:>8.2} {:>8.2} {:>6}  {}",
                 series.name,
                 grouped(median(series.rates())),
                 format!("{} to {}", grouped(least), grouped(most)),
                 median(series.samples.iter().map(|s| s.p50_ms)),
                 median(series.samples.iter().map(|s| s.p99_ms)),
+                Some(median(series.samples.iter().map(|s| s.cpu_us)))
+                    .filter(|us| !us.is_nan())
+                    .map(grouped)
+                    .unwrap_or_default(),
                 series.unit,
             )?;
         }
@@ -175,7 +188,7 @@ impl Report {
                 "name": s.name,
                 "unit": s.unit,
                 "median": median(s.rates()),
-                "rounds": s.samples.iter().map(|x| json!({"rate": x.rate, "p50_ms": x.p50_ms, "p99_ms": x.p99_ms})).collect::<Vec<_>>(),
+                "rounds": s.samples.iter().map(|x| json!({"rate": x.rate, "p50_ms": x.p50_ms, "p99_ms": x.p99_ms, "cpu_us": x.cpu_us})).collect::<Vec<_>>(),
             })
         });
         let figures = self.figures.iter().map(|f| {

@@ -66,8 +66,8 @@ impl Bench {
     }
 
     /// Full speed for one turn.
-    pub fn load(&self, server: &Process, ask: Ask) -> Load {
-        Load { address: server.address, ask, connections: CONNECTIONS, duration: self.plan.turn }
+    pub fn load<'a>(&self, server: &'a Process, ask: Ask) -> Load<'a> {
+        Load { server, ask, connections: CONNECTIONS, duration: self.plan.turn }
     }
 
     /// The file with as many orders as a figure asks for at most, made when first needed.
