@@ -9,8 +9,10 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::commit::Refused;
-use crate::order::{Fault, NewOrder, OrderId, Status};
-use crate::store::Created;
+use crate::order::{Fault, NewOrder, Order, OrderId, Status};
+use crate::percent;
+use crate::query::{self, Query};
+use crate::store::{Created, Page};
 
 /// The largest body of a request. A full order (1,000 items with ids of 255 bytes) has 260 kB.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -35,6 +37,12 @@ pub enum Route {
     CreateOrder,
     /// `GET /order/{order_id}`
     OrderStatus(OrderId),
+    /// `GET /orders/{order_id}`
+    Order(OrderId),
+    /// `GET /orders?…`
+    Orders(Query),
+    /// `POST /orders/{order_id}/retry`
+    Retry(OrderId),
     /// `GET /metrics`
     Metrics,
     /// `GET /healthz`
@@ -46,14 +54,16 @@ pub enum Route {
 /// # Errors
 /// The [`Refusal`] to answer with.
 pub fn route(method: Method, target: &str, content_type: Option<&str>) -> Result<Route, Refusal> {
-    let mut segments = path_of(target).splitn(3, '/');
-    match (segments.next().unwrap_or_default(), segments.next(), segments.next()) {
-        ("order", None, _) => method
-            .only(Method::Post)
-            .and_then(|()| if content_type.is_some_and(is_json) { Ok(Route::CreateOrder) } else { Err(Refusal::NotJson) }),
-        ("order", Some(id), None) => method.only(Method::Get).and_then(|()| id_in_path(id)).map(Route::OrderStatus),
-        ("metrics", None, _) => method.only(Method::Get).map(|()| Route::Metrics),
-        ("healthz", None, _) => method.only(Method::Get).map(|()| Route::Health),
+    let (path, query) = path_and_query(target);
+    let get = || method.only(Method::Get);
+    match *path.splitn(4, '/').collect::<Vec<_>>() {
+        ["order"] => method.only(Method::Post).and_then(|()| says_json(content_type)).map(|()| Route::CreateOrder),
+        ["order", id] => get().and_then(|()| id_in_path(id)).map(Route::OrderStatus),
+        ["orders"] => get().and_then(|()| Query::parse(query).map_err(Refusal::BadQuery)).map(Route::Orders),
+        ["orders", id] => get().and_then(|()| id_in_path(id)).map(Route::Order),
+        ["orders", id, "retry"] => method.only(Method::Post).and_then(|()| id_in_path(id)).map(Route::Retry),
+        ["metrics"] => get().map(|()| Route::Metrics),
+        ["healthz"] => get().map(|()| Route::Health),
         _ => Err(Refusal::UnknownPath),
     }
 }
@@ -110,6 +120,22 @@ impl Reply {
         Reply::json(200, &Body { order_id, status: status.as_str() })
     }
 
+    /// Answers `GET /orders/{order_id}`.
+    pub fn order(order: &Order) -> Reply {
+        Reply::json(200, order)
+    }
+
+    /// Answers `GET /orders`.
+    pub fn orders(page: &Page) -> Reply {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            data: &'a [Order],
+            has_more: bool,
+            next: Option<String>,
+        }
+        Reply::json(200, &Body { data: &page.orders, has_more: page.next.is_some(), next: page.next.map(query::cursor) })
+    }
+
     /// Answers `GET /healthz` when all is well.
     pub fn healthy() -> Reply {
         #[derive(Serialize)]
@@ -133,6 +159,8 @@ impl Reply {
 pub enum Refusal {
     /// 400: the id in the path is no id, for this reason.
     BadId(Cow<'static, str>),
+    /// 400: the query asks for something that there is not; says what there is.
+    BadQuery(String),
     /// 404: there is no such path.
     UnknownPath,
     /// 404: there is no such order.
@@ -144,6 +172,8 @@ pub enum Refusal {
     },
     /// 409: another order has the id.
     Conflict,
+    /// 409: only a failed order can be tried again.
+    NotFailed,
     /// 413: the body is longer than [`MAX_BODY_BYTES`].
     TooLarge,
     /// 415: the body does not say that it is JSON. A browser page can't say so to a server that doesn't expect it, so it can't
@@ -177,6 +207,8 @@ impl From<Refusal> for Reply {
             Refusal::UnknownOrder => old(404, "Order not found"),
             Refusal::Faults(faults) => Reply::json(422, &Detail { detail: faults, code: None::<&str> }),
             Refusal::BadId(why) => new(400, "bad_order_id", why),
+            Refusal::BadQuery(why) => new(400, "bad_query", why.into()),
+            Refusal::NotFailed => new(409, "order_not_failed", "only an order that has failed can be tried again".into()),
             Refusal::BadFraming(why) => new(400, "bad_framing", why.into()),
             Refusal::SlowBody => new(408, "body_too_slow", "the body did not come in time".into()),
             Refusal::Busy => unavailable(new(503, "busy", "too many bodies are being received; try again".into())),
@@ -214,36 +246,26 @@ fn unavailable(reply: Reply) -> Reply {
     Reply { headers: vec![("Retry-After", RETRY_AFTER_SECONDS)], ..reply }
 }
 
-/// The path within a request target, without its first slash, query and fragment. A target may be absolute
-/// (`http://host/path`), as proxies send it (RFC 9112, 3.2.2).
-fn path_of(target: &str) -> &str {
+/// The path within a request target, without its first slash, and the query. A target may be absolute (`http://host/path`), as
+/// proxies send it (RFC 9112, 3.2.2).
+fn path_and_query(target: &str) -> (&str, &str) {
     let origin = match target.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['/', '?']) => rest.find('/').map_or("/", |at| &rest[at..]),
         _ => target,
     };
-    let path = origin.split(['?', '#']).next().unwrap_or_default();
-    path.strip_prefix('/').unwrap_or(path)
+    let origin = origin.split('#').next().unwrap_or_default();
+    let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
+    (path.strip_prefix('/').unwrap_or(path), query)
+}
+
+fn says_json(content_type: Option<&str>) -> Result<(), Refusal> {
+    if content_type.is_some_and(is_json) { Ok(()) } else { Err(Refusal::NotJson) }
 }
 
 /// Percent-decoded after the path was split, so that `a%2Fb` is an id with a slash.
 fn id_in_path(segment: &str) -> Result<OrderId, Refusal> {
-    let bytes = percent_decoded(segment).ok_or(Refusal::BadId("a % in a path is followed by two hexadecimal digits".into()))?;
-    let text = String::from_utf8(bytes).map_err(|_| Refusal::BadId("the id in the path is not UTF-8".into()))?;
+    let text = percent::decode(segment).ok_or(Refusal::BadId("the id in the path is not percent-encoded UTF-8".into()))?;
     OrderId::new(text).map_err(|fault| Refusal::BadId(fault.msg))
-}
-
-fn percent_decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(if byte == b'%' {
-            let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
-            (digit(rest.next())? * 16 + digit(rest.next())?) as u8
-        } else {
-            byte
-        });
-    }
-    Some(bytes)
 }
 
 /// `application/json`, or any type in its own notation (`application/vnd.shop+json`), whatever its parameters.
@@ -273,20 +295,30 @@ mod tests {
             (Method::Get, "/order/a%2Fb", id("a/b")),
             (Method::Get, "/order/%C3%A4?now", id("ä")),
             (Method::Get, "/order/a+b", id("a+b")),
-            (Method::Get, "/order/x://y", Route::Metrics),
+            (Method::Get, "/orders/1", Route::Order(OrderId::new("1").unwrap())),
+            (Method::Post, "/orders/a%2Fb/retry", Route::Retry(OrderId::new("a/b").unwrap())),
+            (Method::Get, "/orders?limit=5", Route::Orders(Query::parse("limit=5").unwrap())),
             (Method::Get, "/metrics", Route::Metrics),
             (Method::Get, "/healthz", Route::Health),
         ] {
-            match super::route(method, target, JSON) {
-                Ok(found) => assert_eq!(found, route, "{target}"),
-                Err(_) => assert_eq!(target, "/order/x://y", "slashes in an id are percent-encoded"),
-            }
+            assert_eq!(super::route(method, target, JSON).expect(target), route, "{target}");
         }
     }
 
     #[test]
     fn unknown_paths_and_methods_are_refused() {
-        for target in ["/", "/orders", "/order/1/2", "/metrics/", "//order", "", "*", "http://host"] {
+        for target in [
+            "/",
+            "/order/1/2",
+            "/order/x://y",
+            "/orders/1/2",
+            "/orders/1/retry/2",
+            "/metrics/",
+            "//order",
+            "",
+            "*",
+            "http://host",
+        ] {
             assert_eq!(status_of(route(Method::Get, target, None)), 404, "{target}");
         }
         for (method, target) in [(Method::Get, "/order"), (Method::Post, "/order/1"), (Method::Other, "/metrics")] {

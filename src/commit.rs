@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::order::NewOrder;
-use crate::store::{Claimed, Created, Tx, Writer};
+use crate::order::{NewOrder, OrderId};
+use crate::store::{Claimed, Created, Ending, Look, Revived, Tx, Writer};
 
 /// The most jobs in one transaction: bounds its memory and how long those behind it wait.
 const MAX_BATCH: usize = 2_048;
@@ -34,25 +34,29 @@ const MAX_BATCH: usize = 2_048;
 pub enum Write {
     /// Store a new order.
     Create(NewOrder),
-    /// The processor's step: complete some orders, then claim up to so many.
+    /// The processor's step: record how some attempts ended, then claim up to so many orders.
     Process {
-        /// Orders whose processing has ended.
-        completed: Vec<Claimed>,
+        /// Attempts that have ended.
+        ended: Vec<Ending>,
         /// How many pending orders to claim.
         claim: usize,
     },
+    /// Have a failed order tried again.
+    Revive(OrderId),
     /// Put every order that is being processed back into the queue.
     RequeueInterrupted,
     /// Learn whether the disk takes a write.
     Probe,
-    /// Change nothing, but be finished after everything that was queued before.
-    Nothing,
+    /// Change nothing, but see all that was queued before and nothing that was queued after.
+    Look(Box<dyn Fn(Look<'_>) + Send>),
 }
 
 /// What a [`Write`] came to.
 pub enum Written {
     /// Of [`Write::Create`].
     Order(Created),
+    /// Of [`Write::Revive`].
+    Revived(Revived),
     /// Of [`Write::Process`].
     Claimed(Vec<Claimed>),
     /// Of the others.
@@ -183,14 +187,15 @@ impl Committer {
 fn apply(tx: &Tx<'_>, write: &Write, now_ms: i64) -> Result<Written, Error> {
     Ok(match write {
         Write::Create(order) => Written::Order(tx.create(order, now_ms)?),
-        Write::Process { completed, claim } => {
-            for order in completed {
-                if !tx.complete(*order, now_ms)? {
-                    log::warn!("order number {} was changed by someone else while it was processed", order.seq);
+        Write::Process { ended, claim } => {
+            for ending in ended {
+                if !tx.end(ending, now_ms)? {
+                    log::warn!("order number {} was changed by someone else while it was processed", ending.order.seq);
                 }
             }
             Written::Claimed(if *claim > 0 { tx.claim(*claim, now_ms)? } else { Vec::new() })
         }
+        Write::Revive(id) => Written::Revived(tx.revive(id)?),
         Write::RequeueInterrupted => {
             tx.requeue_interrupted()?;
             Written::Done
@@ -199,7 +204,10 @@ fn apply(tx: &Tx<'_>, write: &Write, now_ms: i64) -> Result<Written, Error> {
             tx.probe(now_ms)?;
             Written::Done
         }
-        Write::Nothing => Written::Done,
+        Write::Look(read) => {
+            read(tx.look());
+            Written::Done
+        }
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::work::Work;
 
 /// How a server is set up. Start from [`Config::default`] and change fields.
 #[derive(Debug, Clone)]
@@ -18,10 +19,18 @@ pub struct Config {
     pub listen: Listen,
     /// The database file; made if absent.
     pub db: PathBuf,
-    /// How long processing an order takes: 5 s, as in the service that orderd replaces.
+    /// What processing an order means.
+    pub work: Work,
+    /// How long processing takes when it is waiting: 5 s, as in the service that orderd replaces.
     pub processing_time: Duration,
-    /// The most orders in `Processing` at once; 0 accepts orders and processes none.
-    pub concurrency: usize,
+    /// The most orders in `Processing` at once; 0 accepts orders and processes none. If not set, the work's own default.
+    pub concurrency: Option<usize>,
+    /// How long a command may take; then SIGTERM, then SIGKILL, to its whole process group.
+    pub exec_timeout: Duration,
+    /// After so many failed attempts an order is `Failed`: 5, which with the delay's default takes about 15 s.
+    pub max_attempts: u32,
+    /// The delay before a failed order is tried again. It doubles with each attempt, with jitter, up to an hour.
+    pub retry_delay: Duration,
     /// Threads that answer requests. More than cores, as they also wait for the disk: two for each core, at least 4.
     pub workers: usize,
     /// How long a connection may be silent, and how long a whole body may take. On TCP alone.
@@ -44,8 +53,12 @@ impl Default for Config {
         Config {
             listen: Listen::Tcp("127.0.0.1:8000".into()),
             db: "orders.db".into(),
+            work: Work::default(),
             processing_time: Duration::from_secs(5),
-            concurrency: 1_000,
+            concurrency: None,
+            exec_timeout: Duration::from_secs(60),
+            max_attempts: 5,
+            retry_delay: Duration::from_secs(1),
             workers: (2 * cores).max(4),
             read_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
@@ -120,9 +133,43 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         flag: "concurrency",
         value: "N",
-        default: "1000",
+        default: "1000; 4 with --exec",
         help: "orders in Processing at once; 0 processes none",
-        set: |config, text| number(text, 0..=1_000_000).map(|v| config.concurrency = v),
+        set: |config, text| number(text, 0..=1_000_000).map(|v| config.concurrency = Some(v)),
+    },
+    Setting {
+        flag: "exec",
+        value: "COMMAND",
+        default: "none",
+        help: "run by sh -c for each order, its record as JSON on standard input",
+        set: |config, text| match text.trim() {
+            "" => Err("name a command, such as ./ship.sh".into()),
+            _ => {
+                config.work = Work::Command(text.into());
+                Ok(())
+            }
+        },
+    },
+    Setting {
+        flag: "exec-timeout",
+        value: "D",
+        default: "60s",
+        help: "how long a command may take before it is ended",
+        set: |config, text| duration(text).map(|v| config.exec_timeout = v),
+    },
+    Setting {
+        flag: "max-attempts",
+        value: "N",
+        default: "5",
+        help: "attempts at an order before it is Failed",
+        set: |config, text| number(text, 1..=1_000_000).map(|v| config.max_attempts = v as u32),
+    },
+    Setting {
+        flag: "retry-delay",
+        value: "D",
+        default: "1s",
+        help: "before a failed order is tried again; doubles, up to 1h",
+        set: |config, text| duration(text).map(|v| config.retry_delay = v),
     },
     Setting {
         flag: "workers",

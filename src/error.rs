@@ -58,6 +58,15 @@ pub enum Error {
     Thread(io::Error),
     /// No worker process can be started.
     Worker(io::Error),
+    /// A subcommand can't reach the server that it is about.
+    Unreachable {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server refuses what a subcommand asks for. The text says what and why.
+    Refused(String),
     /// What is wrong has been said already, by a worker or in the log; only the exit status is left to pass on.
     Reported {
         /// The status to exit with.
@@ -76,7 +85,7 @@ impl Error {
         matches!(self, Error::Reported { .. })
     }
 
-    /// The status to exit with: 2 when the user must mend a flag or a file, 1 when the machine failed.
+    /// The status to exit with: 2 when the user must mend a flag or a file, 1 when the machine failed or a server refused.
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage(_)
@@ -85,6 +94,7 @@ impl Error {
             | Error::Foreign { .. }
             | Error::TooNew { .. }
             | Error::Unusable { .. } => 2,
+            Error::Unreachable { .. } | Error::Refused(_) => 1,
             Error::DiskFull | Error::Busy | Error::Broken(_) | Error::Database(_) | Error::Thread(_) | Error::Worker(_) => 1,
             Error::Reported { exit_status } => *exit_status,
         }
@@ -129,6 +139,10 @@ impl fmt::Display for Error {
             Error::Database(source) => write!(f, "database: {source}"),
             Error::Thread(source) => write!(f, "cannot start a thread: {source}; raise the limit of processes"),
             Error::Worker(source) => write!(f, "cannot start a worker process: {source}; try --no-supervisor"),
+            Error::Unreachable { address, source } => {
+                write!(f, "cannot reach orderd at {address}: {source}; start it, or say with --listen where it is")
+            }
+            Error::Refused(text) => f.write_str(text),
             Error::Reported { exit_status } => write!(f, "ended with status {exit_status}; see above"),
         }
     }
@@ -137,9 +151,11 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Listen { source, .. } | Error::Unusable { source, .. } | Error::Thread(source) | Error::Worker(source) => {
-                Some(source)
-            }
+            Error::Listen { source, .. }
+            | Error::Unreachable { source, .. }
+            | Error::Unusable { source, .. }
+            | Error::Thread(source)
+            | Error::Worker(source) => Some(source),
             Error::Database(source) => Some(&**source),
             _ => None,
         }

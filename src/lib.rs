@@ -31,11 +31,14 @@
 //! # The life of an order
 //!
 //! ```text
-//!   POST /order        claim                complete
-//!  ------------> Pending -----> Processing ----------> Completed
-//!                   ^               |
-//!                   +---------------+
-//!                 requeue (stop, crash)
+//!   POST /order           claim               complete
+//!  ------------> Pending --------> Processing ----------> Completed
+//!                 ^   ^                |  |
+//!                 |   +----------------+  | fail
+//!                 |     retry (delayed),  +------> Failed
+//!                 |     requeue (stop, crash)        |
+//!                 +----------------------------------+
+//!                              revive (operator)
 //! ```
 //!
 //! # Promises
@@ -49,14 +52,17 @@
 //! # Modules, in reading order
 //!
 //! [`order`] what an order is and may become · [`store`] where it is kept, the only SQL · [`commit`] many writes, one fsync ·
-//! [`processor`] the thread that processes · [`api`] what requests mean and answers say · `wire` HTTP's bytes · `server` accept
-//! loop and workers · `metrics`, `config`, `listener`, `clock`, `error`, [`logging`] what their names say.
+//! [`processor`] the thread that has orders processed · [`work`] what that means · [`api`] what requests mean and answers say · `wire` HTTP's bytes · `server` accept
+//! loop and workers · `door`, `bodies`, `peers` what tiny_http lacks · [`supervisor`] keeps the worker process alive · `metrics`,
+//! [`query`], [`config`], `client`, `listener`, `clock`, `error`, `percent`, [`signals`], [`logging`] what their names say.
 //!
 //! **Deliberately absent**: an async runtime, a web framework, an ORM, a cache of orders in memory, and any write that does not
 //! go through [`commit`].
 
 pub mod api;
 mod bodies;
+mod census;
+mod client;
 mod clock;
 pub mod commit;
 pub mod config;
@@ -67,15 +73,21 @@ pub mod logging;
 mod metrics;
 pub mod order;
 mod peers;
+mod percent;
 pub mod processor;
+pub mod query;
 mod server;
 pub mod signals;
 pub mod store;
 pub mod supervisor;
 mod wire;
+pub mod work;
 
+pub use client::Client;
 pub use clock::Clock;
 pub use config::{Config, Listen};
 pub use error::Error;
 pub use listener::{Address, Listener};
+pub use order::Order;
 pub use server::{Server, Trouble};
+pub use work::{Work, WorkError};

@@ -1,4 +1,5 @@
-//! The command line: flags and environment → [`Config`] → supervise or serve → exit status. Nothing else happens here.
+//! The command line: flags and environment → [`Config`] → supervise, serve or ask a server → exit status. Nothing else happens
+//! here.
 //!
 //! What is wrong is said in one line on standard error; the exit status is 2 when the user can mend it, 1 when the machine failed.
 
@@ -9,14 +10,14 @@ use std::sync::mpsc::channel;
 
 use orderd::config::SETTINGS;
 use orderd::supervisor::{self, Inherited};
-use orderd::{Address, Config, Error, Listener, Server, Trouble, logging, signals, store};
+use orderd::{Address, Client, Config, Error, Listener, Server, Trouble, logging, signals, store};
 
 fn main() -> ExitCode {
     let outcome = match parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => run(&config),
+        Ok(Command::Retry(config, id)) => retry(&config, id),
         Ok(Command::Print(text)) => {
-            // `orderd --help | head` closes the pipe early.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            print(&text);
             Ok(())
         }
         Err(e) => Err(e),
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
 
 enum Command {
     Serve(Box<Config>),
+    /// Have one failed order, or all of them, tried again.
+    Retry(Box<Config>, Option<String>),
     Print(String),
 }
 
@@ -48,13 +51,15 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
     }
     let usage = |e: lexopt::Error| Error::Usage(format!("{e}; see orderd --help"));
     let mut parser = lexopt::Parser::from_iter(args);
-    let mut subcommand = None;
+    let mut words: Vec<String> = Vec::new();
+    let mut failed = false;
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(Command::Print(help())),
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
                 return Ok(Command::Print(format!("orderd {}\n", env!("CARGO_PKG_VERSION"))));
             }
+            lexopt::Arg::Long("failed") => failed = true,
             lexopt::Arg::Long(flag) => match SETTINGS.iter().find(|s| s.flag == flag) {
                 Some(setting) => {
                     let value = if setting.is_switch() { "true".into() } else { parser.value().map_err(usage)? };
@@ -62,16 +67,28 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
                 }
                 None => return Err(usage(arg.unexpected())),
             },
-            lexopt::Arg::Value(ref word) if word == "serve" && subcommand.is_none() => subcommand = Some("serve"),
+            lexopt::Arg::Value(word) => words.push(word.to_string_lossy().into_owned()),
             arg => return Err(usage(arg.unexpected())),
         }
     }
-    Ok(Command::Serve(Box::new(config)))
+    let config = Box::new(config);
+    match (words.iter().map(String::as_str).collect::<Vec<_>>().as_slice(), failed) {
+        ([] | ["serve"], false) => Ok(Command::Serve(config)),
+        (["retry", id], false) => Ok(Command::Retry(config, Some(id.to_string()))),
+        (["retry"], true) => Ok(Command::Retry(config, None)),
+        (["retry", ..], _) => Err(Error::Usage("retry takes the id of one order, or --failed; see orderd --help".into())),
+        (_, true) => Err(Error::Usage("--failed belongs to retry; see orderd --help".into())),
+        (["serve", word, ..] | [word, ..], false) => {
+            Err(Error::Usage(format!("{word:?} is no subcommand; use serve or retry, see orderd --help")))
+        }
+    }
 }
 
 fn help() -> String {
     let mut text = "orderd takes orders over HTTP, keeps them on disk, processes them and reports how they are.\n\n\
-         Usage: orderd [serve] [--FLAG VALUE]...\n\n"
+         Usage: orderd [serve] [--FLAG VALUE]...\n       \
+         orderd retry ID         have a failed order tried again\n       \
+         orderd retry --failed   have all failed orders tried again\n\n"
         .to_string();
     for setting in SETTINGS {
         let flag = format!("--{} {}", setting.flag, setting.value);
@@ -83,11 +100,28 @@ fn help() -> String {
     text
 }
 
+/// Talks to the running server.
+fn retry(config: &Config, id: Option<String>) -> Result<(), Error> {
+    let client = Client(&config.listen);
+    let retried = match id {
+        Some(id) => client.retry(&id).map(|()| 1)?,
+        None => client.retry_failed()?,
+    };
+    print(&format!("{retried} {} will be tried again\n", if retried == 1 { "order" } else { "orders" }));
+    Ok(())
+}
+
+/// Nobody may be reading: `orderd --help | head` closes the pipe early.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
 /// Supervises a worker, or serves: as that worker, or alone.
 fn run(config: &Config) -> Result<(), Error> {
     logging::init(config.log_level);
     match Inherited::take(config)? {
-        Some(inherited) => serve(config, || Ok(inherited), |_| {}),
+        Some(inherited) => serve(config, || Ok(inherited), Server::leave_socket),
         None if config.supervisor => {
             supervisor::supervise(config, announce)?;
             log::info!("stopped");
@@ -98,7 +132,7 @@ fn run(config: &Config) -> Result<(), Error> {
                 let listener = Listener::bind(&config.listen)?;
                 Ok(Inherited { listener, lock: store::Lock::acquire(&config.db)? })
             };
-            serve(config, own, announce)?;
+            serve(config, own, |server| announce(server.address()))?;
             log::info!("stopped");
             Ok(())
         }
@@ -115,7 +149,7 @@ enum End {
 fn serve(
     config: &Config,
     foundations: impl FnOnce() -> Result<Inherited, Error>,
-    on_ready: impl FnOnce(&Address),
+    on_ready: impl FnOnce(&Server),
 ) -> Result<(), Error> {
     let (events, ends) = channel();
     let (mut stopping, sender) = (false, events.clone());
@@ -131,7 +165,7 @@ fn serve(
     let server = Server::start_on(config, listener, lock, move |trouble| {
         let _ = events.send(End::Trouble(trouble));
     })?;
-    on_ready(server.address());
+    on_ready(&server);
     match ends.recv() {
         Ok(End::Trouble(Trouble::Broken(_))) => Err(Error::Reported { exit_status: 1 }),
         Ok(End::Trouble(_)) => {
@@ -146,8 +180,7 @@ fn serve(
     }
 }
 
-/// The one line on standard output. Nobody may be reading it.
+/// The one line on standard output.
 fn announce(address: &Address) {
-    let mut stdout = std::io::stdout();
-    let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
+    print(&format!("listening on {address}\n"));
 }

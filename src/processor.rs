@@ -1,14 +1,16 @@
-//! The one processor thread: claims pending orders in the order of arrival and completes them when their time has come.
+//! The one processor thread: claims pending orders in the order of arrival, has them worked on, and records how that ended.
 //!
 //! **The table is the queue, the channel is the bell.** A message only says "look"; what there is to do is read from the
 //! database. So a lost or doubled message is harmless (the thread looks once a second anyway), a start after a crash is no
 //! special path, and a backlog of ten million orders costs no memory: only the orders that are being processed, at most
-//! `concurrency`, are known here.
+//! `concurrency`, are known here. The work itself is done by tasks (`work.rs`), which report their end over the same channel;
+//! waiting, the default, is done here and costs no thread.
 //!
-//! One write is under way at a time; it completes and claims many orders in one transaction. A write that is refused because
-//! the disk is full is tried again, the same one, until it succeeds: an order must not stay in `Processing` for ever.
+//! One write is under way at a time; it ends and claims many orders in one transaction. A write that is refused because the
+//! disk is full is tried again, the same one, until it succeeds: an order must not stay in `Processing` for ever.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -18,7 +20,9 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::commit::{Committer, Job, Refused, Write, Written};
 use crate::error::Error;
-use crate::store::{Claimed, Readers};
+use crate::order::OrderId;
+use crate::store::{Claimed, Ending, Outcome, Readers};
+use crate::work::{Retries, Task, Urge, Work, WorkError};
 
 /// How often to look at the table though nobody rang: someone may have put an order back with the sqlite3 shell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -27,21 +31,33 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(5);
 /// The pause before a refused write is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// How long a command may take to end after SIGTERM, before SIGKILL.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What the processor needs to know.
 pub struct Settings {
-    /// How long processing one order takes.
+    /// What processing an order means.
+    pub work: Work,
+    /// How long it takes if it is waiting.
     pub processing_time: Duration,
+    /// How long a command may take.
+    pub exec_timeout: Duration,
+    /// What follows a failed attempt.
+    pub retries: Retries,
     /// The most orders in `Processing` at once; 0 processes none.
     pub concurrency: usize,
     /// The time to go by.
     pub clock: Clock,
+    /// The database's path, by which commands are found that outlived their server.
+    pub database: PathBuf,
 }
 
 enum Message {
     Look,
     Written(Result<Written, Refused>),
-    Stop,
+    Ended(Claimed, Result<(), WorkError>),
+    /// Stop, and urge what still runs at this time.
+    Stop(Instant),
 }
 
 /// Tells the processor that there may be something to do. Cheap: while a ring has not been heard, another adds nothing.
@@ -100,12 +116,14 @@ impl Processor {
             committer,
             readers,
             settings,
-            running: VecDeque::new(),
+            waiting: VecDeque::new(),
+            tasks: HashMap::new(),
             ended: Vec::new(),
             writing: None,
             maybe_pending: true,
+            retry_at_ms: None,
             rang_at: None,
-            stopping: false,
+            stop: None,
         };
         let run = move || {
             let _sign_of_life = sign_of_life;
@@ -120,12 +138,14 @@ impl Processor {
         self.alive.clone()
     }
 
-    /// Claims nothing more, records what has been completed, puts the rest back to `Pending`, and returns when that is done or
-    /// `timeout` has passed. What could not be put back by then is put back by the next start.
-    pub fn stop(self, timeout: Duration) {
-        let deadline = Instant::now() + timeout;
-        let _ = self.messages.send(Message::Stop);
-        while !self.thread.is_finished() && Instant::now() < deadline {
+    /// Claims nothing more, gives running work until `deadline` to end and then tells it to, records what has ended, puts the
+    /// rest back to `Pending`, and returns when that is done or can't be. What could not be put back is put back by the next
+    /// start. Waiting is no work: what waits is put back at once.
+    pub fn stop(self, deadline: Instant) {
+        let _ = self.messages.send(Message::Stop(deadline));
+        // Urged, killed, and written: each may take a moment.
+        let given_up = deadline + 2 * GRACE + RETRY_AFTER;
+        while !self.thread.is_finished() && Instant::now() < given_up {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -141,10 +161,25 @@ impl Drop for SignOfLife {
 
 /// A write under way.
 struct Writing {
-    completed: Vec<Claimed>,
+    ended: Vec<Ending>,
     claim: usize,
     /// When to stop waiting for company, until it has been done.
     hurry_at: Option<Instant>,
+}
+
+/// A task under way.
+struct Running {
+    task: Task,
+    /// For the log.
+    order_id: OrderId,
+    /// When it is urged next, on the clock's time, and with what.
+    urge: Option<(Duration, Urge)>,
+}
+
+/// An orderly stop under way.
+struct Stop {
+    urge_at: Instant,
+    urged: Option<Urge>,
 }
 
 struct State {
@@ -152,21 +187,25 @@ struct State {
     committer: Arc<Committer>,
     readers: Arc<Readers>,
     settings: Settings,
-    /// Orders in `Processing` with the time at which each ends, earliest first: all take equally long.
-    running: VecDeque<(Duration, Claimed)>,
-    /// Orders whose time has come and which are still to be marked.
-    ended: Vec<Claimed>,
+    /// Orders whose work is waiting, with the time at which each ends, earliest first: all take equally long.
+    waiting: VecDeque<(Duration, Claimed)>,
+    tasks: HashMap<Claimed, Running>,
+    /// Attempts that have ended and are still to be recorded.
+    ended: Vec<Ending>,
     writing: Option<Writing>,
-    /// False once a claim came back short: then only a ring can bring more.
+    /// False once a claim came back short: then only a ring, or time, can bring more.
     maybe_pending: bool,
+    /// When the next delayed order may be claimed, in milliseconds since 1970.
+    retry_at_ms: Option<i64>,
     rang_at: Option<Instant>,
-    stopping: bool,
+    stop: Option<Stop>,
 }
 
 impl State {
     fn run(mut self) {
-        while !(self.stopping && self.writing.is_none()) {
+        while !self.is_over() {
             self.collect_ended();
+            self.urge_tasks();
             if self.writing.is_none() {
                 self.write();
             }
@@ -176,7 +215,11 @@ impl State {
                     self.rang_at = Some(Instant::now());
                 }
                 Ok(Message::Written(result)) => self.written(result),
-                Ok(Message::Stop) => self.stopping = true,
+                Ok(Message::Ended(order, result)) => self.task_ended(order, result),
+                Ok(Message::Stop(urge_at)) => {
+                    self.waiting.clear();
+                    self.stop = Some(Stop { urge_at, urged: None });
+                }
                 Err(RecvTimeoutError::Timeout) => self.nothing_heard(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -184,18 +227,52 @@ impl State {
         self.put_back();
     }
 
+    /// When stopping: whether everything is recorded, or has had its time.
+    fn is_over(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| {
+            let done = self.writing.is_none() && self.tasks.is_empty() && self.ended.is_empty();
+            done || Instant::now() >= stop.urge_at + 2 * GRACE
+        })
+    }
+
     fn collect_ended(&mut self) {
         let now = self.settings.clock.elapsed();
-        while let Some(&(_, order)) = self.running.front().filter(|(ends, _)| *ends <= now) {
-            self.ended.push(order);
-            self.running.pop_front();
+        while let Some(&(_, order)) = self.waiting.front().filter(|(ends, _)| *ends <= now) {
+            self.ended.push(Ending { order, outcome: Outcome::Completed });
+            self.waiting.pop_front();
+        }
+        if self.retry_at_ms.is_some_and(|at| at <= self.settings.clock.now_ms()) {
+            self.retry_at_ms = None;
+            self.maybe_pending = true;
+        }
+    }
+
+    /// Tells tasks to end whose time is over: their own, or everybody's.
+    fn urge_tasks(&mut self) {
+        let now = self.settings.clock.elapsed();
+        for running in self.tasks.values_mut() {
+            if let Some((_, urge)) = running.urge.filter(|(at, _)| *at <= now) {
+                running.task.urge(urge);
+                running.urge = (urge != Urge::Kill).then_some((now + GRACE, Urge::Kill));
+            }
+        }
+        let Some(stop) = &mut self.stop else { return };
+        let due = match stop.urged {
+            None => (Instant::now() >= stop.urge_at).then_some(Urge::Stop),
+            Some(Urge::Stop) => (Instant::now() >= stop.urge_at + GRACE).then_some(Urge::Kill),
+            Some(_) => None,
+        };
+        if let Some(urge) = due {
+            stop.urged = Some(urge);
+            // A function can't be told; it is left behind, and what it comes to is not recorded.
+            self.tasks.retain(|_, running| running.task.urge(urge));
         }
     }
 
     /// Starts the next write, if there is anything to write.
     fn write(&mut self) {
-        let room = self.settings.concurrency.saturating_sub(self.running.len());
-        let claim = if self.maybe_pending && !self.stopping { room } else { 0 };
+        let room = self.settings.concurrency.saturating_sub(self.waiting.len() + self.tasks.len());
+        let claim = if self.maybe_pending && self.stop.is_none() { room } else { 0 };
         if self.ended.is_empty() && claim == 0 {
             return;
         }
@@ -205,13 +282,13 @@ impl State {
             self.inbox.bell.rung.store(false, Ordering::Release);
             self.maybe_pending = false;
         }
-        let completed = std::mem::take(&mut self.ended);
+        let ended = std::mem::take(&mut self.ended);
         let orders_arrive = self.rang_at.is_some_and(|at| at.elapsed() < PATIENCE);
         let patience = if orders_arrive { PATIENCE } else { Duration::ZERO };
-        self.writing = Some(Writing { completed: completed.clone(), claim, hurry_at: Some(Instant::now() + patience) });
+        self.writing = Some(Writing { ended: ended.clone(), claim, hurry_at: Some(Instant::now() + patience) });
         let messages = self.inbox.bell.messages.clone();
         self.committer.enqueue_patient(Job {
-            write: Write::Process { completed, claim },
+            write: Write::Process { ended, claim },
             finish: Box::new(move |result| {
                 let _ = messages.send(Message::Written(result));
             }),
@@ -222,20 +299,76 @@ impl State {
         let Some(writing) = self.writing.take() else { return };
         match result {
             Ok(Written::Claimed(claimed)) => {
+                let delayed = writing.ended.iter().filter_map(|ending| match ending.outcome {
+                    Outcome::Retry { at_ms, .. } => Some(at_ms),
+                    Outcome::Completed | Outcome::Failed { .. } => None,
+                });
+                self.retry_at_ms = delayed.chain(self.retry_at_ms).min();
                 self.maybe_pending |= writing.claim > 0 && claimed.len() == writing.claim;
-                let ends = self.settings.clock.elapsed() + self.settings.processing_time;
-                self.running.extend(claimed.into_iter().map(|order| (ends, order)));
+                self.begin(claimed);
             }
-            Ok(Written::Order(_) | Written::Done) => {}
+            Ok(_) => {}
             Err(_) => {
                 // Logged by the committer. What had ended has still ended.
-                self.ended.extend(writing.completed);
+                self.ended.extend(writing.ended);
                 self.maybe_pending |= writing.claim > 0;
-                if !self.stopping {
+                if self.stop.is_none() {
                     std::thread::sleep(RETRY_AFTER);
                 }
             }
         }
+    }
+
+    fn begin(&mut self, claimed: Vec<Claimed>) {
+        if self.stop.is_some() {
+            // Claimed by a write that was under way; put back with the rest.
+            return;
+        }
+        if let Work::Wait = self.settings.work {
+            let ends = self.settings.clock.elapsed() + self.settings.processing_time;
+            self.waiting.extend(claimed.into_iter().map(|order| (ends, order)));
+            return;
+        }
+        for order in claimed {
+            if let Err(error) = self.begin_task(order) {
+                log::warn!("order number {}: attempt {} can't begin: {error}", order.seq, order.attempt);
+                self.record(order, Err(WorkError::retry(error)));
+            }
+        }
+    }
+
+    fn begin_task(&mut self, claimed: Claimed) -> Result<(), String> {
+        let order =
+            self.readers.look(|look| look.claimed_order(claimed)).map_err(|e| e.to_string())?.ok_or("the order was deleted")?;
+        let order_id = order.order_id.clone();
+        let messages = self.inbox.bell.messages.clone();
+        let task = Task::start(&self.settings.work, order, self.settings.database.clone(), move |result| {
+            let _ = messages.send(Message::Ended(claimed, result));
+        })
+        .map_err(|e| format!("cannot start a thread: {e}"))?;
+        let urge = match self.settings.work {
+            Work::Command(_) => Some((self.settings.clock.elapsed() + self.settings.exec_timeout, Urge::TimeOut)),
+            Work::Wait | Work::Function(_) => None,
+        };
+        self.tasks.insert(claimed, Running { task, order_id, urge });
+        Ok(())
+    }
+
+    fn task_ended(&mut self, order: Claimed, result: Result<(), WorkError>) {
+        // One that was left behind by a stop is no longer known.
+        let Some(running) = self.tasks.remove(&order) else { return };
+        let told_to_stop = self.stop.as_ref().is_some_and(|stop| stop.urged.is_some());
+        match &result {
+            Err(_) if told_to_stop => return,
+            Err(error) => log::warn!("order {}: attempt {} failed: {error}", running.order_id, order.attempt),
+            Ok(()) => log::debug!("order {}: done after attempt {}", running.order_id, order.attempt),
+        }
+        self.record(order, result);
+    }
+
+    fn record(&mut self, order: Claimed, result: Result<(), WorkError>) {
+        let outcome = self.settings.retries.outcome(order.attempt, result, self.settings.clock.now_ms());
+        self.ended.push(Ending { order, outcome });
     }
 
     fn nothing_heard(&mut self) {
@@ -246,7 +379,12 @@ impl State {
                     self.committer.hurry();
                 }
             }
-            None => self.maybe_pending |= self.readers.any_pending().unwrap_or(true),
+            None => match self.readers.look(|look| look.next_claim_ms()) {
+                Ok(None) => self.retry_at_ms = None,
+                Ok(Some(0)) => self.maybe_pending = true,
+                Ok(Some(at_ms)) => self.retry_at_ms = Some(at_ms),
+                Err(_) => self.maybe_pending = true,
+            },
         }
     }
 
@@ -254,19 +392,28 @@ impl State {
         if let Some(at) = self.writing.as_ref().and_then(|w| w.hurry_at) {
             return at.saturating_duration_since(Instant::now());
         }
-        let next = match (&self.writing, self.running.front()) {
-            (None, Some((ends, _))) => ends.saturating_sub(self.settings.clock.elapsed()).min(LOOK_EVERY),
-            _ => LOOK_EVERY,
-        };
-        self.settings.clock.sleep_for(next)
+        let now = self.settings.clock.elapsed();
+        let in_ms = |at_ms: i64| Duration::from_millis((at_ms - self.settings.clock.now_ms()).max(0) as u64);
+        let mut pause = LOOK_EVERY;
+        if self.writing.is_none() {
+            pause = pause.min(self.waiting.front().map_or(pause, |(ends, _)| ends.saturating_sub(now)));
+            pause = pause.min(self.retry_at_ms.map_or(pause, in_ms));
+        }
+        for (at, _) in self.tasks.values().filter_map(|running| running.urge) {
+            pause = pause.min(at.saturating_sub(now));
+        }
+        if let Some(stop) = &self.stop {
+            let next = if stop.urged.is_none() { stop.urge_at } else { stop.urge_at + GRACE };
+            pause = pause.min(next.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+        }
+        self.settings.clock.sleep_for(pause)
     }
 
-    /// The last write: what has ended is completed, what has not begins anew after the next start.
+    /// The last write: what has ended is recorded, what has not begins anew after the next start.
     fn put_back(mut self) {
-        self.collect_ended();
         let messages = self.inbox.bell.messages.clone();
-        let completed = std::mem::take(&mut self.ended);
-        self.committer.enqueue(Job { write: Write::Process { completed, claim: 0 }, finish: Box::new(|_| {}) });
+        let ended = std::mem::take(&mut self.ended);
+        self.committer.enqueue(Job { write: Write::Process { ended, claim: 0 }, finish: Box::new(|_| {}) });
         self.committer.enqueue(Job {
             write: Write::RequeueInterrupted,
             finish: Box::new(move |result| {

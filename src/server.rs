@@ -31,11 +31,18 @@ use crate::listener::{Address, Listener};
 use crate::metrics;
 use crate::order::{NewOrder, OrderId};
 use crate::processor::{self, Bell, Processor, Settings};
-use crate::store::{self, Created, Lock, Readers};
+use crate::store::{self, Created, Lock, Look, Readers, Revived};
 use crate::wire::{self, Framing, Head};
+use crate::work::{self, Retries};
 
 /// How long the body of a refused request may take to come, so that the connection can be used again.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the last answers may take, once there is no work to wait for.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// The longest that a write waits for earlier reads of its connection.
+const READS_PASS: Duration = Duration::from_millis(100);
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -82,15 +89,15 @@ impl Server {
     ) -> Result<Server, Error> {
         let address = listener.address()?;
         listener.prepare(config.read_timeout)?;
-        let on_trouble = Arc::new(on_trouble);
-        let on_worn = on_trouble.clone();
-        let door = Door::open(address.clone(), listener.descriptor(), move |why| on_worn(Trouble::Worn(why)))?;
         let (mut writer, readers) = store::open(&lock, config.workers)?;
-        match writer.transaction(|tx| tx.requeue_interrupted())? {
-            0 => {}
-            interrupted => log::info!("{interrupted} interrupted orders will be processed again"),
+        if readers.look(|look| look.counts())?.processing > 0 {
+            // Their commands may have outlived the server that started them.
+            work::end_leftovers(lock.database());
+            let interrupted = writer.transaction(|tx| tx.requeue_interrupted())?;
+            log::info!("{interrupted} interrupted orders will be processed again");
         }
         let readers = Arc::new(readers);
+        let descriptor = listener.descriptor();
         let socket = match listener {
             Listener::Tcp(listener) => tiny_http::Listener::from(listener),
             Listener::Unix(listener) => tiny_http::Listener::from(listener),
@@ -98,6 +105,9 @@ impl Server {
         let http = tiny_http::Server::from_listener(socket, None)
             .map_err(|e| Error::Listen { address: address.to_string(), source: io::Error::other(e.to_string()) })?;
         let http = Arc::new(http);
+        let on_trouble = Arc::new(on_trouble);
+        let on_worn = on_trouble.clone();
+        let door = Door::open(address.clone(), descriptor, config.read_timeout, move |why| on_worn(Trouble::Worn(why)))?;
         let (bell, inbox) = processor::inbox();
         let waker = http.clone();
         let committer = Arc::new(Committer::new(
@@ -106,9 +116,16 @@ impl Server {
             move || waker.unblock(),
             move |e| on_trouble(Trouble::Broken(e)),
         ));
-        let settings =
-            Settings { processing_time: config.processing_time, concurrency: config.concurrency, clock: config.clock.clone() };
-        let processor = Processor::start(inbox, committer.clone(), readers.clone(), settings)?;
+        let settings = Settings {
+            work: config.work.clone(),
+            processing_time: config.processing_time,
+            exec_timeout: config.exec_timeout,
+            retries: Retries { max_attempts: config.max_attempts, delay: config.retry_delay },
+            concurrency: config.concurrency.unwrap_or_else(|| config.work.default_concurrency()),
+            clock: config.clock.clone(),
+            database: lock.database().to_path_buf(),
+        };
+        let processor = Processor::start(inbox, committer.clone(), readers.clone(), settings).inspect_err(|_| door.close())?;
         let shared = Arc::new(Shared {
             http,
             arrivals: Mutex::new(()),
@@ -121,13 +138,19 @@ impl Server {
             stopping: AtomicBool::new(false),
             read_timeout: config.read_timeout,
         });
-        let workers = (0..config.workers.max(1))
-            .map(|n| {
-                let shared = shared.clone();
-                std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || shared.work()).map_err(Error::Thread)
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Server { address, shared, workers, processor, shutdown_timeout: config.shutdown_timeout, lock })
+        let mut server =
+            Server { address, shared, workers: Vec::new(), processor, shutdown_timeout: config.shutdown_timeout, lock };
+        for n in 0..config.workers.max(1) {
+            let shared = server.shared.clone();
+            match std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || shared.work()) {
+                Ok(worker) => server.workers.push(worker),
+                Err(e) => {
+                    server.stop();
+                    return Err(Error::Thread(e));
+                }
+            }
+        }
+        Ok(server)
     }
 
     /// Where the server can be reached, with the port that it really took.
@@ -135,18 +158,24 @@ impl Server {
         &self.address
     }
 
-    /// Orderly stop: answers what has arrived, takes nothing more, puts orders in `Processing` back to `Pending`, and closes
-    /// the database. Returns within the configured `shutdown_timeout`; whatever is unfinished then is taken up by the next
-    /// start, as after a crash.
+    /// Has the file of a Unix socket outlive this server, because another process listens there too.
+    pub fn leave_socket(&self) {
+        // tiny_http removes the file when it is dropped. Its accept thread then lives as long as the process.
+        std::mem::forget(self.shared.http.clone());
+    }
+
+    /// Orderly stop: claims no more orders and gives running work until the configured `shutdown_timeout` to end, answering
+    /// meanwhile; then ends it and puts its orders back to `Pending`; answers what has arrived, and closes the database. Takes
+    /// little longer than that timeout, whatever happens; what is unfinished then is taken up by the next start, as after a crash.
     pub fn stop(self) {
-        let deadline = Instant::now() + self.shutdown_timeout;
+        self.processor.stop(Instant::now() + self.shutdown_timeout);
         self.shared.stopping.store(true, Ordering::Release);
         // One call wakes one worker, behind the requests that have arrived already.
         self.workers.iter().for_each(|_| self.shared.http.unblock());
+        let deadline = Instant::now() + LAST_ANSWERS.min(self.shutdown_timeout);
         while self.workers.iter().any(|w| !w.is_finished()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.processor.stop(deadline.saturating_duration_since(Instant::now()));
         let unfinished = self.workers.iter().filter(|w| !w.is_finished()).count();
         if unfinished > 0 {
             log::warn!("{unfinished} answers were still being sent when the time to stop was over");
@@ -191,7 +220,8 @@ enum Arrival {
 impl Shared {
     fn work(self: Arc<Shared>) {
         loop {
-            // A panic costs its own request, which tiny_http answers with 500 when it is dropped, but no thread.
+            // Wherever a panic comes from, it costs its own request, which tiny_http answers with 500 when it is dropped, but no
+            // thread.
             let step = catch_unwind(AssertUnwindSafe(|| {
                 let arrival = self.next_arrival();
                 let go_on = !matches!(arrival, Arrival::Stop);
@@ -234,7 +264,11 @@ impl Shared {
         }
         let route = match head.framing {
             Ok(_) => api::route(head.method, request.url(), head.content_type(&request)),
-            Err(why) => Err(Refusal::BadFraming(why)),
+            Err(why) => {
+                // Here, under the lock: another worker may be about to take what follows on the connection.
+                self.door.ignore(peer);
+                Err(Refusal::BadFraming(why))
+            }
         };
         match route {
             route if !head.body_has_arrived => Arrival::Unread(request, head, route),
@@ -245,17 +279,12 @@ impl Shared {
                     Err(_) => Arrival::Ready(request, head, Err(Refusal::BrokenBody)),
                 }
             }
-            Ok(Route::Health) => {
-                self.queue_probe(request, head);
-                Arrival::Queued
-            }
-            Ok(route) if self.door.peers.has_queued(peer) => {
-                let shared = self.clone();
-                self.committer.enqueue(Job {
-                    write: Write::Nothing,
-                    finish: Box::new(move |_| shared.answer(request, &head, Ok(route))),
-                });
-                Arrival::Queued
+            Ok(Route::Health) => self.queue_probe(request, head),
+            Ok(Route::Retry(id)) => self.queue_retry(request, head, id),
+            Ok(route) if self.door.peers.has_queued(peer) => self.queue_look(request, head, route),
+            Ok(route) => {
+                self.door.peers.reading(peer);
+                Arrival::Ready(request, head, Ok(route))
             }
             route => Arrival::Ready(request, head, route),
         }
@@ -289,17 +318,20 @@ impl Shared {
     /// Answers what needs no commit.
     fn answer(&self, request: Request, head: &Head, route: Result<Route, Refusal>) {
         let reply = match route {
-            Ok(Route::OrderStatus(id)) => match self.readers.status(&id) {
-                Ok(Some(status)) => Ok(Reply::order_status(&id, status)),
-                Ok(None) => Err(Refusal::UnknownOrder),
-                Err(e) => Err(unreadable(e)),
-            },
-            Ok(Route::Metrics) => self.readers.counts().map(|counts| metrics::json(&counts)).map_err(unreadable),
-            Ok(Route::CreateOrder | Route::Health) => unreachable!("both are queued"),
+            Ok(route) => {
+                let look = || self.readers.look(|look| Ok(look_up(look, &route)));
+                // A panic costs this request alone.
+                let reply = catch_unwind(AssertUnwindSafe(look));
+                self.door.peers.has_read(request.remote_addr());
+                match reply {
+                    Ok(reply) => reply.unwrap_or_else(|e| unreadable(e).into()),
+                    Err(_) => Refusal::Internal.into(),
+                }
+            }
             Err(refusal @ Refusal::BadFraming(_)) => return self.refuse_for_good(request, *head, refusal),
-            Err(refusal) => Err(refusal),
+            Err(refusal) => refusal.into(),
         };
-        self.send(request, head, &reply.unwrap_or_else(Reply::from));
+        self.send(request, head, &reply);
     }
 
     /// Waits for a body and goes on with its request. Runs where it may block.
@@ -319,11 +351,12 @@ impl Shared {
                     head.body_has_arrived = true;
                     let arrival = match route {
                         Route::CreateOrder => self.queue_order(request, head, &body),
-                        Route::Health => {
-                            self.queue_probe(request, head);
-                            Arrival::Queued
+                        Route::Health => self.queue_probe(request, head),
+                        Route::Retry(id) => self.queue_retry(request, head, id),
+                        route => {
+                            self.door.peers.reading(peer.as_ref());
+                            Arrival::Ready(request, head, Ok(route))
                         }
-                        route => Arrival::Ready(request, head, Ok(route)),
                     };
                     return self.handle(arrival);
                 }
@@ -355,19 +388,20 @@ impl Shared {
         loop {
             let read = match rest.read(&mut buffer) {
                 Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Refusal::SlowBody),
+                // The deadline ends a read as the sender would.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock || Instant::now() >= deadline => return Err(Refusal::SlowBody),
                 Err(_) => return Err(Refusal::BrokenBody),
             };
             body.extend_from_slice(&buffer[..read]);
-            let complete = expected.is_none_or(|length| body.len() == length);
             if body.len() > MAX_BODY_BYTES {
                 return Err(Refusal::TooLarge);
-            } else if complete && (read == 0 || expected.is_some()) {
+            } else if expected == Some(body.len()) {
                 return Ok(body);
             } else if Instant::now() >= deadline {
                 return Err(Refusal::SlowBody);
             } else if read == 0 {
-                return Err(Refusal::BrokenBody);
+                // Within a chunk this is the end of what was sent; the decoder does not say so, but then the JSON does.
+                return if expected.is_none() { Ok(body) } else { Err(Refusal::BrokenBody) };
             }
         }
     }
@@ -377,42 +411,102 @@ impl Shared {
             Ok(order) => order,
             Err(refusal) => return Arrival::Ready(request, head, Err(refusal)),
         };
-        let id: OrderId = order.order_id.clone();
-        let peer = request.remote_addr().copied();
-        self.door.peers.queued(peer.as_ref());
+        let id = order.order_id.clone();
         let shared = self.clone();
+        self.queue_write(request, Write::Create(order), move |request, written| {
+            let outcome = written.map(|written| match written {
+                Written::Order(created) => created,
+                _ => unreachable!("a create comes back as what became of it"),
+            });
+            if matches!(outcome, Ok(Created::New)) {
+                shared.bell.ring();
+            }
+            shared.send(request, &head, &Reply::created(&id, outcome));
+        })
+    }
+
+    /// Queues a write and hands its request to `finish` once its fate is known. Before that, what the peer sent earlier is looked
+    /// up; until then, what it sends later waits in the same queue.
+    fn queue_write(
+        self: &Arc<Self>,
+        request: Request,
+        write: Write,
+        finish: impl FnOnce(Request, Result<Written, Refused>) + Send + 'static,
+    ) -> Arrival {
+        let peer = request.remote_addr().copied();
+        self.let_reads_pass(peer.as_ref());
+        self.door.peers.queued(peer.as_ref());
+        let door = self.door.clone();
+        let finish = Box::new(move |written| {
+            // Whatever is read from now on sees the write, or its absence.
+            door.peers.settled(peer.as_ref());
+            finish(request, written);
+        });
+        self.committer.enqueue(Job { write, finish });
+        Arrival::Queued
+    }
+
+    /// `/healthz` is answered by a write that reaches the disk, like an order's.
+    fn queue_probe(self: &Arc<Self>, request: Request, head: Head) -> Arrival {
+        let shared = self.clone();
+        self.queue_write(request, Write::Probe, move |request, written| {
+            let reply = match written {
+                Err(error) => Refusal::Unavailable(error).into(),
+                Ok(_) if !shared.processor_alive.load(Ordering::Relaxed) => Refusal::ProcessorDead.into(),
+                Ok(_) => Reply::healthy(),
+            };
+            shared.send(request, &head, &reply);
+        })
+    }
+
+    /// For a request that came behind an order of its own connection: answered with what it would have seen, had each waited for
+    /// the one before.
+    fn queue_look(self: &Arc<Self>, request: Request, head: Head, route: Route) -> Arrival {
+        let (shared, seen) = (self.clone(), Arc::new(Mutex::new(None)));
+        let see = seen.clone();
         self.committer.enqueue(Job {
-            write: Write::Create(order),
+            write: Write::Look(Box::new(move |look| {
+                let reply = look_up(look, &route);
+                *see.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(reply);
+            })),
             finish: Box::new(move |written| {
-                // Whatever is read from now on sees this order, or its absence.
-                shared.door.peers.settled(peer.as_ref());
-                let outcome = written.map(|written| match written {
-                    Written::Order(created) => created,
-                    Written::Claimed(_) | Written::Done => unreachable!("a create is answered by what became of it"),
-                });
-                if matches!(outcome, Ok(Created::New)) {
-                    shared.bell.ring();
-                }
-                shared.send(request, &head, &Reply::created(&id, outcome));
+                let seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+                let reply = match written {
+                    Ok(_) => seen.unwrap_or_else(|| Refusal::Internal.into()),
+                    Err(error) => Refusal::Unavailable(error).into(),
+                };
+                shared.send(request, &head, &reply);
             }),
         });
         Arrival::Queued
     }
 
-    /// `/healthz` is answered by a write that reaches the disk, like an order's.
-    fn queue_probe(self: &Arc<Self>, request: Request, head: Head) {
+    /// Waits until what `peer` sent before has been looked up, so that it does not see the write that is about to be queued. That
+    /// takes microseconds; the limit is for a thread that panicked over it.
+    fn let_reads_pass(&self, peer: Option<&SocketAddr>) {
+        if self.door.peers.is_reading(peer) {
+            let until = Instant::now() + READS_PASS;
+            while self.door.peers.is_reading(peer) && Instant::now() < until {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn queue_retry(self: &Arc<Self>, request: Request, head: Head, id: OrderId) -> Arrival {
         let shared = self.clone();
-        self.committer.enqueue(Job {
-            write: Write::Probe,
-            finish: Box::new(move |written| {
-                let reply = match written {
-                    Err(error) => Refusal::Unavailable(error).into(),
-                    Ok(_) if !shared.processor_alive.load(Ordering::Relaxed) => Refusal::ProcessorDead.into(),
-                    Ok(_) => Reply::healthy(),
-                };
-                shared.send(request, &head, &reply);
-            }),
-        });
+        self.queue_write(request, Write::Revive(id.clone()), move |request, written| {
+            let refusal = match written {
+                Ok(Written::Revived(Revived::Pending)) => {
+                    shared.bell.ring();
+                    shared.door.peers.reading(request.remote_addr());
+                    return shared.answer(request, &head, Ok(Route::Order(id)));
+                }
+                Ok(Written::Revived(Revived::Unknown)) => Refusal::UnknownOrder,
+                Ok(_) => Refusal::NotFailed,
+                Err(error) => Refusal::Unavailable(error),
+            };
+            shared.send(request, &head, &refusal.into());
+        })
     }
 
     /// Answers a request whose body, if any, has been read.
@@ -427,7 +521,7 @@ impl Shared {
     fn refuse_for_good(&self, request: Request, head: Head, refusal: Refusal) {
         let peer = request.remote_addr().copied();
         // Before the answer: tiny_http goes on reading the connection meanwhile.
-        self.door.condemn(peer.as_ref());
+        self.door.ignore(peer.as_ref());
         if !head.body_has_arrived && !self.door.cut(peer.as_ref(), Shutdown::Read) && peer.is_none() {
             // Over a Unix socket nothing can end the wait for the rest of this body but its sender.
             return self.door.forget(request);
@@ -437,6 +531,8 @@ impl Shared {
             self.door.cut(peer.as_ref(), Shutdown::Write);
         };
         let _ = wire::send(request, &head.closing(), &refusal.into(), before_next);
+        // Only now, as the answers to earlier requests may have taken their time.
+        self.door.condemn(peer.as_ref());
     }
 
     /// A peer that does not read its answers holds whoever writes them, so it is let go.
@@ -447,7 +543,63 @@ impl Shared {
     }
 }
 
+/// What a request that only reads is answered.
+fn look_up(look: Look<'_>, route: &Route) -> Reply {
+    #[cfg(test)]
+    assert!(*route != Route::OrderStatus(OrderId::from_stored("panic".into())), "a panic on purpose");
+    let found = match route {
+        Route::OrderStatus(id) => look.status(id).map(|status| status.map(|status| Reply::order_status(id, status))),
+        Route::Order(id) => look.order(id).map(|order| order.map(|order| Reply::order(&order))),
+        Route::Orders(query) => look.page(&query.filter, query.after, query.limit).map(|page| Some(Reply::orders(&page))),
+        Route::Metrics => look.counts().map(|counts| Some(metrics::json(&counts))),
+        Route::CreateOrder | Route::Health | Route::Retry(_) => unreachable!("these write"),
+    };
+    match found {
+        Ok(reply) => reply.unwrap_or_else(|| Refusal::UnknownOrder.into()),
+        Err(e) => unreadable(e).into(),
+    }
+}
+
 fn unreadable(error: Error) -> Refusal {
     log::error!("read refused: {error}");
     Refusal::Unavailable(Arc::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Listen;
+    use std::io::Write as _;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_handler_that_panics_costs_its_own_request_a_500_and_no_thread() {
+        let folder = std::env::temp_dir().join(format!("orderd-panic-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let listen = Listen::Tcp("127.0.0.1:0".into());
+        let config = Config { listen, db: folder.join("orders.db"), workers: 1, ..Config::default() };
+        let server = Server::start(&config).unwrap();
+        let Address::Tcp(address) = server.address() else { panic!("TCP was asked for") };
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut ask = |path: &str| {
+            write!(client, "GET {path} HTTP/1.1\r\nHost: o\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            while !answer.ends_with("}\n") {
+                let mut buffer = [0; 1_024];
+                let read = client.read(&mut buffer).unwrap();
+                assert!(read > 0, "closed after {answer:?}");
+                answer.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+            }
+            answer
+        };
+        for _ in 0..3 {
+            let answer = ask("/order/panic");
+            assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("\"code\":\"internal_error\""), "{answer}");
+            assert!(!answer.contains("on purpose"), "{answer}");
+            assert!(ask("/metrics").starts_with("HTTP/1.1 200 "));
+        }
+        server.stop();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

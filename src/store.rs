@@ -8,60 +8,29 @@
 //! it is (promise 1): `synchronous=FULL` syncs the log before a commit returns. After [`Error::Broken`] neither is certain,
 //! and the process must end.
 
+mod change;
 mod file;
+mod list;
+mod read;
 mod schema;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Error;
-use crate::order::{NewOrder, OrderId, Status, Transition};
+pub use change::{Claimed, Created, Ending, Outcome, Revived, Tx};
 use file::Identity;
 pub use file::Lock;
+pub use list::{Filter, Page};
+pub use read::{Counts, Look, Readers};
 
 /// How long a write waits for another program, such as the sqlite3 shell in the middle of a correction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The first SQLite without the WAL-reset corruption of 3.7.0 to 3.51.2.
 const OLDEST_SQLITE: i32 = 3_051_003;
-
-/// What became of a [`Tx::create`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Created {
-    /// The order is new, and stored with this transaction.
-    New,
-    /// The same order is already there: the client has tried again.
-    Replayed,
-    /// Another order has this id.
-    Conflict,
-}
-
-/// An order that the processor has taken up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claimed {
-    /// Its place in the order of arrival.
-    pub seq: i64,
-    /// Which attempt this is, from 1.
-    pub attempt: u32,
-}
-
-/// How many orders there are in each status, and how long the completed ones took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Orders in `Pending`.
-    pub pending: u64,
-    /// Orders in `Processing`.
-    pub processing: u64,
-    /// Orders in `Completed`.
-    pub completed: u64,
-    /// Orders in `Failed`.
-    pub failed: u64,
-    /// Milliseconds from creation to completion, summed over completed orders.
-    pub processing_ms: u64,
-}
 
 /// Opens the database that `lock` owns, or makes it; brings it up to date; and gives back one writer and `readers` readers.
 ///
@@ -71,8 +40,8 @@ pub fn open(lock: &Lock, readers: usize) -> Result<(Writer, Readers), Error> {
     let path = lock.database();
     file::inspect(path)?;
     let writer = Writer::open(path).map_err(|e| unusable(path, e))?;
-    let readers = (0..readers.max(1)).map(|_| reader(path).map(Mutex::new)).collect::<Result<_, _>>()?;
-    Ok((writer, Readers(readers)))
+    let readers = (0..readers.max(1)).map(|_| reader(path)).collect::<Result<_, _>>()?;
+    Ok((writer, Readers::new(readers)))
 }
 
 /// While opening, a database that can't be read or written is the user's to mend, like a wrong flag.
@@ -126,171 +95,11 @@ impl Writer {
     pub fn transaction<T>(&mut self, change: impl FnOnce(&Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Dropped without a commit, a transaction rolls back.
-        let value = change(&Tx(&transaction))?;
+        let value = change(&Tx::within(&transaction))?;
         transaction.commit()?;
         // A database that was moved or deleted takes commits to the grave.
         self.files.iter().try_for_each(Identity::check)?;
         Ok(value)
-    }
-}
-
-/// The changes that can be made within one transaction.
-pub struct Tx<'a>(&'a Connection);
-
-impl Tx<'_> {
-    /// Stores `order` as `Pending`, unless its id is taken.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn create(&self, order: &NewOrder, now_ms: i64) -> Result<Created, Error> {
-        let inserted = self
-            .0
-            .prepare_cached(
-                "INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, created_at)
-                 VALUES (?1, ?2, ?3, ?4, 'Pending', ?5) ON CONFLICT (order_id) DO NOTHING",
-            )?
-            .execute(params![
-                order.order_id.as_str(),
-                order.user_id,
-                items_to_text(&order.item_ids),
-                order.total_amount.as_str(),
-                now_ms
-            ])?;
-        if inserted == 1 {
-            return Ok(Created::New);
-        }
-        let stored = self
-            .0
-            .prepare_cached("SELECT user_id, item_ids, total_amount FROM orders WHERE order_id = ?1")?
-            .query_row([order.order_id.as_str()], |row| {
-                Ok(NewOrder::from_stored(
-                    order.order_id.as_str(),
-                    row.get(0)?,
-                    items_from_text(row.get_ref(1)?.as_str()?),
-                    row.get(2)?,
-                ))
-            })?;
-        Ok(if stored == *order { Created::Replayed } else { Created::Conflict })
-    }
-
-    /// Takes up to `limit` pending orders for processing, in the order of arrival, and counts the attempt.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn claim(&self, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
-        let (from, to) = Transition::Claim.ends();
-        let mut claimed = self
-            .0
-            .prepare_cached(&format!(
-                "UPDATE orders SET status = '{to}', started_at = ?2, attempts = attempts + 1
-                 WHERE seq IN (SELECT seq FROM orders WHERE status = '{from}' ORDER BY seq LIMIT ?1)
-                 RETURNING seq, attempts",
-                from = from.as_str(),
-                to = to.as_str()
-            ))?
-            .query_map(params![limit as i64, now_ms], |row| Ok(Claimed { seq: row.get(0)?, attempt: row.get(1)? }))?
-            .collect::<Result<Vec<_>, _>>()?;
-        // RETURNING promises no order.
-        claimed.sort_unstable_by_key(|c| c.seq);
-        Ok(claimed)
-    }
-
-    /// Marks an order as done. Returns false, and changes nothing, if it is no longer in that attempt.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn complete(&self, order: Claimed, now_ms: i64) -> Result<bool, Error> {
-        let (from, to) = Transition::Complete.ends();
-        let changed = self
-            .0
-            .prepare_cached(
-                "UPDATE orders SET status = ?4, completed_at = ?5 WHERE seq = ?1 AND attempts = ?2 AND status = ?3",
-            )?
-            .execute(params![order.seq, order.attempt, from.as_str(), to.as_str(), now_ms])?;
-        Ok(changed == 1)
-    }
-
-    /// Puts every order in `Processing` back to `Pending` and says how many. For a start, when whoever processed them is gone.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn requeue_interrupted(&self) -> Result<usize, Error> {
-        let (from, to) = Transition::Requeue.ends();
-        let sql = format!("UPDATE orders SET status = '{}' WHERE status = '{}'", to.as_str(), from.as_str());
-        Ok(self.0.execute(&sql, [])?)
-    }
-
-    /// Writes something of no meaning, to learn whether the disk takes it.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn probe(&self, now_ms: i64) -> Result<(), Error> {
-        self.0.prepare_cached("UPDATE probe SET written_at = max(written_at + 1, ?1)")?.execute([now_ms])?;
-        Ok(())
-    }
-}
-
-/// The connections that read. Any thread may call; each call takes whichever connection is free.
-pub struct Readers(Vec<Mutex<Connection>>);
-
-impl Readers {
-    /// The status of an order, or `None` if there is none of that id.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
-        self.with(|connection| {
-            connection
-                .prepare_cached("SELECT status FROM orders WHERE order_id = ?1")?
-                .query_row([id.as_str()], status_of)
-                .optional()
-        })
-    }
-
-    /// The counts that `/metrics` reports; read, not counted, so their cost does not depend on the number of orders.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn counts(&self) -> Result<Counts, Error> {
-        self.with(|connection| {
-            let mut statement = connection.prepare_cached("SELECT status, orders, processing_ms FROM status_counts")?;
-            let mut rows = statement.query([])?;
-            let mut counts = Counts::default();
-            while let Some(row) = rows.next()? {
-                let orders = row.get::<_, i64>(1)?.max(0) as u64;
-                counts.processing_ms += row.get::<_, i64>(2)?.max(0) as u64;
-                match status_of(row)? {
-                    Status::Pending => counts.pending = orders,
-                    Status::Processing => counts.processing = orders,
-                    Status::Completed => counts.completed = orders,
-                    Status::Failed => counts.failed = orders,
-                }
-            }
-            Ok(counts)
-        })
-    }
-
-    /// Whether any order waits to be claimed.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn any_pending(&self) -> Result<bool, Error> {
-        self.with(|connection| {
-            connection
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM orders WHERE status = 'Pending')")?
-                .query_row([], |row| row.get(0))
-        })
-    }
-
-    fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
-        // A connection is only ever read from, so one whose user panicked is as good as new.
-        let free = self.0.iter().find_map(|c| match c.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) => None,
-        });
-        let guard = free.unwrap_or_else(|| self.0[0].lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        Ok(read(&guard)?)
     }
 }
 
@@ -321,18 +130,6 @@ fn set(connection: &Connection, pragma: &str, value: &str, reads_back: &str) -> 
         return Err(Error::Broken(format!("SQLite refused {pragma}={value} and stays at {found}")));
     }
     Ok(())
-}
-
-fn status_of(row: &Row<'_>) -> rusqlite::Result<Status> {
-    let word = row.get_ref(0)?.as_str()?;
-    Status::from_word(word).ok_or_else(|| {
-        let problem = format!("unknown status {word:?}");
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, problem.into())
-    })
-}
-
-fn items_to_text(items: &[String]) -> String {
-    serde_json::to_string(items).expect("a list of strings always has a JSON form")
 }
 
 /// A list that someone damaged with the sqlite3 shell reads as empty: it then differs from every order that can be sent.

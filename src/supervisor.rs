@@ -30,13 +30,15 @@ use crate::store::Lock;
 use crate::{door, signals};
 
 /// Tells the worker that it is one, by its parent's process id.
-const VARIABLE: &str = "ORDERD_WORKER_OF";
+pub(crate) const VARIABLE: &str = "ORDERD_WORKER_OF";
 /// The exit status of a worker that asks for a fresh one: nothing is wrong with its files or flags.
 pub const RENEW: u8 = 75;
 /// How often the worker's memory is looked at.
 const MEMORY_CHECK: Duration = Duration::from_millis(100);
 /// How long a worker that has grown too large may take for an orderly stop. What is acknowledged is on disk in any case.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How much longer than its timeout an orderly stop may take: running commands are then still to be told, and killed.
+const STOP_GRACE: Duration = Duration::from_secs(6);
 /// A worker that lives for less died as soon as it started.
 const AT_ONCE: Duration = Duration::from_millis(250);
 /// The delay after the first worker that died at once, and the longest. A client that waits in the backlog notices neither.
@@ -139,6 +141,7 @@ impl Supervisor<'_> {
             }
             died_at_once = if started.elapsed() < AT_ONCE { died_at_once + 1 } else { 0 };
             if died_at_once >= HOPELESS && !self.answered {
+                log::error!("no worker process can start: {HOPELESS} in a row ended at once, the last one with {status}");
                 return Err(Error::Reported { exit_status: 1 });
             }
             let delay = match died_at_once {
@@ -210,7 +213,7 @@ impl Supervisor<'_> {
                 Ok(Event::Signal(_)) => {
                     stopping = true;
                     send(worker, Signal::SIGTERM);
-                    kill_at = Some(Instant::now() + self.config.shutdown_timeout + LAST_WORDS);
+                    kill_at = Some(Instant::now() + self.config.shutdown_timeout + STOP_GRACE);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => unreachable!("we hold a sender ourselves"),

@@ -18,24 +18,35 @@ const MIGRATIONS: [&str; 1] = [V1];
 
 /// Times are milliseconds since 1970 (UTC). `seq` is the order of arrival and the cursor of every listing.
 ///
-/// The processor looks for pending and interrupted orders in two partial indexes, which hold only those, so neither a start
-/// nor a claim depends on how many orders are finished. `/metrics` reads `status_counts`, which the triggers keep whoever
-/// changes a row, also the sqlite3 shell.
+/// The indexes are partial, one for each thing that is ever asked, so that an order costs few of them at a time: the processor
+/// claims from `orders_fresh` and `orders_due`, a start requeues from `orders_processing`, and each page of a listing is read
+/// from those whose union it is (`store/list.rs`). So nothing depends on how many orders are finished.
+///
+/// `/metrics` reads `status_counts`, which the triggers keep whoever changes a row, also the sqlite3 shell.
 const V1: &str = "
 CREATE TABLE orders (
   seq          INTEGER PRIMARY KEY,
   order_id     TEXT NOT NULL UNIQUE,
   user_id      TEXT NOT NULL,
-  item_ids     TEXT NOT NULL,   -- a JSON list of strings
-  total_amount TEXT NOT NULL,   -- the decimal as it was sent
+  item_ids     TEXT NOT NULL,                -- a JSON list of strings
+  total_amount TEXT NOT NULL,                -- the decimal as it was sent
   status       TEXT NOT NULL CHECK (status IN ('Pending', 'Processing', 'Completed', 'Failed')),
-  attempts     INTEGER NOT NULL DEFAULT 0,
+  attempts     INTEGER NOT NULL DEFAULT 0,   -- counted before each begins
   created_at   INTEGER NOT NULL,
   started_at   INTEGER,
-  completed_at INTEGER
+  completed_at INTEGER,
+  retry_at     INTEGER NOT NULL DEFAULT 0,   -- not to be claimed before; 0 for at once
+  last_error   TEXT
 ) STRICT;
-CREATE INDEX orders_pending ON orders (seq) WHERE status = 'Pending';
-CREATE INDEX orders_processing ON orders (seq) WHERE status = 'Processing';
+CREATE INDEX orders_fresh           ON orders (seq)           WHERE status = 'Pending' AND retry_at = 0;
+CREATE INDEX orders_due             ON orders (retry_at, seq) WHERE status = 'Pending' AND retry_at > 0;
+CREATE INDEX orders_delayed         ON orders (seq)           WHERE status = 'Pending' AND retry_at > 0;
+CREATE INDEX orders_processing      ON orders (seq)           WHERE status = 'Processing';
+CREATE INDEX orders_completed       ON orders (seq)           WHERE status = 'Completed';
+CREATE INDEX orders_failed          ON orders (seq)           WHERE status = 'Failed';
+CREATE INDEX orders_user_unfinished ON orders (user_id, seq)  WHERE status IN ('Pending', 'Processing');
+CREATE INDEX orders_user_completed  ON orders (user_id, seq)  WHERE status = 'Completed';
+CREATE INDEX orders_user_failed     ON orders (user_id, seq)  WHERE status = 'Failed';
 
 CREATE TABLE status_counts (
   status        TEXT PRIMARY KEY,

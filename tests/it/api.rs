@@ -1,0 +1,450 @@
+//! The API, row by row and error by error: what is asked over a socket, and what comes back to the letter.
+//!
+//! Bodies that are no orders are in `input`; what becomes of an order later is in `processing`.
+
+use std::fs;
+use std::process::Command;
+
+use crate::harness::{
+    Answer, Client, Folder, Local, PATIENCE, Process, Serving, connection, created, get, in_clean_environment, in_status,
+    order, poll_until, post, request,
+};
+
+const EMPTY_METRICS: &str =
+    r#"{"total_orders":0,"average_processing_time":0.0,"status_counts":{"Pending":0,"Processing":0,"Completed":0}}"#;
+const NO_SUCH_PATH: &str = r#"{"detail":"Not Found"}"#;
+const NO_SUCH_ORDER: &str = r#"{"detail":"Order not found"}"#;
+
+#[test]
+fn a_new_order_is_answered_as_it_always_was() {
+    let server = Local::idle();
+    server.post(order("123")).expect(200, &created("123")).expect_no_header("Idempotent-Replayed");
+    server.get("/order/123").expect(200, r#"{"order_id":"123","status":"Pending"}"#);
+    server.get("/metrics").expect(
+        200,
+        r#"{"total_orders":1,"average_processing_time":0.0,"status_counts":{"Pending":1,"Processing":0,"Completed":0}}"#,
+    );
+}
+
+#[test]
+fn an_empty_server_has_metrics_and_is_healthy() {
+    let server = Local::start(|_| {});
+    server.get("/metrics").expect(200, EMPTY_METRICS);
+    server.get("/healthz").expect(200, r#"{"status":"ok"}"#);
+}
+
+#[test]
+fn a_full_order_is_taken() {
+    let server = Local::idle();
+    // The longest ids, in bytes, and the longest list: a body that tiny_http does not read ahead.
+    let id = format!("{}x", "ä".repeat(127));
+    let items = vec![format!("\"{}\"", "i".repeat(255)); 1_000].join(",");
+    let body = format!(r#"{{"order_id":"{id}","user_id":"{id}","item_ids":[{items}],"total_amount":1}}"#);
+    server.post(&body).expect(200, &created(&id));
+    server.post(&body).expect(200, &created(&id)).expect_header("Idempotent-Replayed", "true");
+}
+
+#[test]
+fn a_body_in_chunks_is_taken() {
+    let server = Local::idle();
+    let body = order("chunked");
+    let (first, second) = body.split_at(10);
+    let chunks = format!("{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n", first.len(), second.len());
+    let headers = ["Content-Type: application/json", "Transfer-Encoding: chunked"];
+    server.ask(request("POST", "/order", &headers, &chunks)).expect(200, &created("chunked"));
+}
+
+#[test]
+fn a_client_that_waits_to_be_asked_for_its_body_is_asked() {
+    let server = Local::idle();
+    let body = order("polite");
+    let length = format!("Content-Length: {}", body.len());
+    let mut client = server.client();
+    client.send(request("POST", "/order", &["Content-Type: application/json", &length, "Expect: 100-continue"], "")).unwrap();
+    assert_eq!(client.read_line().unwrap(), "HTTP/1.1 100 Continue");
+    while !client.read_line().unwrap().is_empty() {}
+    client.ask(&body).expect(200, &created("polite"));
+}
+
+#[test]
+fn unknown_fields_are_ignored() {
+    let server = Local::idle();
+    let body = r#"{"note":{"a":[1,null]},"order_id":"1","user_id":"u","item_ids":["i"],"total_amount":0,"z":"é"}"#;
+    server.post(body).expect(200, &created("1"));
+    server.post(r#"{"total_amount":0,"item_ids":["i"],"user_id":"u","order_id":"1"}"#).expect(200, &created("1"));
+    assert_eq!(server.metrics().total, 1);
+}
+
+#[test]
+fn the_same_order_again_is_answered_again_and_stored_once() {
+    let server = Local::idle();
+    server.post(order("1")).expect(200, &created("1")).expect_no_header("Idempotent-Replayed");
+    for body in [order("1"), order("1").replace("100.0", "1e2"), order("1").replace(',', " ,\n")] {
+        server.post(body).expect(200, &created("1")).expect_header("Idempotent-Replayed", "true");
+    }
+    assert_eq!(server.metrics().total, 1);
+    assert_eq!(server.rows()[0].total_amount, "100.0");
+}
+
+#[test]
+fn another_order_with_the_same_id_is_a_conflict_whichever_field_differs() {
+    let server = Local::idle();
+    server.post(order("1")).expect_status(200);
+    let before = server.rows();
+    for (was, is) in [
+        ("user1", "user2"),
+        ("100.0", "100.01"),
+        (r#"["item1","item2"]"#, r#"["item2","item1"]"#),
+        (r#"["item1","item2"]"#, r#"["item1"]"#),
+    ] {
+        server.post(order("1").replace(was, is)).expect_error(409, "order_id_conflict").expect_no_header("Idempotent-Replayed");
+    }
+    assert_eq!(server.rows(), before);
+}
+
+#[test]
+fn orders_that_differ_in_the_case_of_their_id_are_two() {
+    let server = Local::idle();
+    for id in ["a", "A", "a ", "ä", "a\u{308}"] {
+        server.post(order(id)).expect(200, &created(id)).expect_no_header("Idempotent-Replayed");
+    }
+    assert_eq!(server.metrics().total, 5);
+    server.get("/order/%61").expect(200, &in_status("a", "Pending"));
+}
+
+#[test]
+fn an_id_in_a_path_is_percent_decoded_after_the_path_is_split() {
+    let server = Local::idle();
+    for (id, path) in [
+        ("a/b", "/order/a%2Fb"),
+        ("a/b/../c", "/order/a%2fb%2f..%2fc"),
+        ("ä €", "/order/%C3%A4%20%E2%82%AC"),
+        ("100%", "/order/100%25"),
+        ("%2F", "/order/%252F"),
+        ("a?b#c", "/order/a%3Fb%23c?x=1"),
+        ("a+b", "/order/a+b"),
+        ("..", "/order/.."),
+    ] {
+        server.post(order(id)).expect(200, &created(id));
+        server.get(path).expect(200, &in_status(id, "Pending"));
+    }
+    server.get("/order/a/b").expect(404, NO_SUCH_PATH);
+}
+
+#[test]
+fn an_id_that_needs_escapes_in_json_is_given_back_with_them() {
+    let server = Local::idle();
+    server.post(order(r#"a\"b\\c\u00e4\/d"#)).expect(200, r#"{"message":"Order created","order_id":"a\"b\\cä/d"}"#);
+    server.get("/order/a%22b%5Cc%C3%A4%2Fd").expect(200, r#"{"order_id":"a\"b\\cä/d","status":"Pending"}"#);
+}
+
+#[test]
+fn an_unknown_order_is_not_found() {
+    Local::idle().get("/order/nobody").expect(404, NO_SUCH_ORDER);
+}
+
+#[test]
+fn an_unknown_path_is_not_found() {
+    let server = Local::idle();
+    for path in ["/orde", "/order/1/2", "/metrics/", "/metrics/x", "//metrics", "/METRICS", "/healthz/live"] {
+        server.get(path).expect(404, NO_SUCH_PATH);
+    }
+    server.ask(request("DELETE", "/nowhere", &[], "")).expect(404, NO_SUCH_PATH);
+}
+
+#[test]
+fn a_query_does_not_change_the_path() {
+    let server = Local::idle();
+    server.get("/metrics?a=/b").expect(200, EMPTY_METRICS);
+    server.get("/order/1?x").expect(404, NO_SUCH_ORDER);
+    server.ask("GET http://shop.example/metrics HTTP/1.1\r\nHost: shop.example\r\n\r\n").expect(200, EMPTY_METRICS);
+}
+
+#[test]
+fn a_bad_id_in_a_path_is_refused() {
+    let server = Local::idle();
+    let long = format!("/order/{}", "i".repeat(10_000));
+    for path in ["/order/", "/order/%", "/order/%4", "/order/%zz", "/order/%ff", "/order/%00", "/order/a%0Ab", &long] {
+        server.get(path).expect_error(400, "bad_order_id");
+    }
+}
+
+#[test]
+fn a_wrong_method_is_refused_with_the_allowed_ones() {
+    let server = Local::idle();
+    let json = ["Content-Type: application/json", "Content-Length: 0"];
+    for (method, path, allow) in [
+        ("GET", "/order", "POST"),
+        ("HEAD", "/order", "POST"),
+        ("PUT", "/order", "POST"),
+        ("OPTIONS", "/order", "POST"),
+        ("POST", "/order/1", "GET, HEAD"),
+        ("DELETE", "/order/1", "GET, HEAD"),
+        ("POST", "/metrics", "GET, HEAD"),
+        ("PATCH", "/healthz", "GET, HEAD"),
+        ("BREW", "/healthz", "GET, HEAD"),
+    ] {
+        let answer = server.ask(request(method, path, &json, ""));
+        answer.expect_header("Allow", allow);
+        match method {
+            "HEAD" => assert_eq!((answer.status, answer.body.as_str()), (405, ""), "{}", answer.exchange()),
+            _ => _ = answer.expect_error(405, "method_not_allowed"),
+        }
+    }
+}
+
+#[test]
+fn head_answers_like_get_without_a_body() {
+    let server = Local::idle();
+    server.post(order("1")).expect_status(200);
+    let mut client = server.client();
+    for path in ["/order/1", "/metrics", "/healthz", "/order/nobody", "/nowhere", "/order/%"] {
+        let full = client.ask(get(path));
+        let head = client.ask(request("HEAD", path, &[], ""));
+        assert_eq!((head.status, head.body.as_str()), (full.status, ""), "{}", head.exchange());
+        head.expect_header("Content-Type", "application/json");
+        head.expect_header("Content-Length", &full.body.len().to_string());
+    }
+    // The connection is still in step.
+    client.ask(get("/order/1")).expect(200, &in_status("1", "Pending"));
+}
+
+#[test]
+fn a_body_over_a_mebibyte_is_refused() {
+    let server = Local::idle();
+    let padded = |bytes: usize| {
+        let body = order("big");
+        let padding = bytes - body.len();
+        body + &" ".repeat(padding)
+    };
+    server.post(padded((1 << 20) + 1)).expect_error(413, "body_too_large");
+    server.post(padded(3 << 20)).expect_error(413, "body_too_large");
+    let chunk = padded((1 << 20) + 1);
+    let chunked = format!("{:x}\r\n{chunk}\r\n0\r\n\r\n", chunk.len());
+    let headers = ["Content-Type: application/json", "Transfer-Encoding: chunked"];
+    server.ask(request("POST", "/order", &headers, &chunked)).expect_error(413, "body_too_large");
+    server.get("/metrics").expect(200, EMPTY_METRICS);
+    server.post(padded(1 << 20)).expect(200, &created("big"));
+}
+
+#[test]
+fn a_body_that_does_not_say_it_is_json_is_refused_with_a_curl_line_that_works() {
+    let server = Local::idle();
+    let body = order("1");
+    let length = format!("Content-Length: {}", body.len());
+    let mut hint = String::new();
+    for content_type in [
+        None,
+        Some("Content-Type: application/x-www-form-urlencoded"),
+        Some("Content-Type: text/plain"),
+        Some("Content-Type: multipart/form-data; boundary=application/json"),
+        Some("Content-Type: application/jsonp"),
+        Some("Content-Type:"),
+    ] {
+        let headers: Vec<_> = content_type.into_iter().chain([length.as_str()]).collect();
+        let answer = server.ask(request("POST", "/order", &headers, &body));
+        hint = answer.expect_error(415, "not_json").json()["detail"].as_str().unwrap().to_string();
+    }
+    server.get("/metrics").expect(200, EMPTY_METRICS);
+
+    let line = hint.split_once("curl ").expect("a curl line").1;
+    let data = line.split_once("-d '").and_then(|(_, rest)| rest.split_once('\'')).expect("a body in quotes").0;
+    assert!(line.contains("-H 'Content-Type: application/json'"), "{hint}");
+    server.post(data).expect_status(200);
+}
+
+#[test]
+fn a_body_that_says_it_is_json_in_any_of_the_ways_is_taken() {
+    let server = Local::idle();
+    let kinds = ["application/json", "Application/JSON; charset=utf-8", "application/vnd.shop+json;v=1", "application/json "];
+    for (id, kind) in ["1", "2", "3", "4"].iter().zip(kinds) {
+        let body = order(id);
+        let headers = [format!("content-type: {kind}"), format!("content-length: {}", body.len())];
+        let headers: Vec<_> = headers.iter().map(String::as_str).collect();
+        server.ask(request("POST", "/order", &headers, &body)).expect(200, &created(id));
+    }
+}
+
+#[test]
+fn a_body_that_ends_early_is_refused() {
+    let server = Local::idle();
+    let mut client = server.client();
+    // Beyond what tiny_http reads ahead; a shorter one it drops by itself.
+    let headers = ["Content-Type: application/json", "Content-Length: 2000"];
+    client.send(request("POST", "/order", &headers, &order("1"))).unwrap();
+    client.finish_sending().unwrap();
+    client.answer().expect_error(400, "incomplete_body");
+    server.get("/metrics").expect(200, EMPTY_METRICS);
+}
+
+#[test]
+fn requests_on_one_connection_are_answered_in_order_and_see_what_was_ordered_before() {
+    let server = Local::idle();
+    let mut client = server.client();
+    // Many at once, so that they overtake each other if they can.
+    let ids: Vec<_> = (0..200).map(|n| format!("o-{n}")).collect();
+    let requests: Vec<u8> = ids
+        .iter()
+        .flat_map(|id| [post(order(id)), get(&format!("/order/{id}")).into_bytes()])
+        .chain([get("/metrics").into_bytes(), get("/nowhere").into_bytes()])
+        .flatten()
+        .collect();
+    client.send(&requests).unwrap();
+    for id in &ids {
+        client.answer().expect(200, &created(id));
+        client.answer().expect(200, &in_status(id, "Pending"));
+    }
+    assert_eq!(client.answer().expect_status(200).json()["total_orders"], 200);
+    client.answer().expect(404, NO_SUCH_PATH);
+}
+
+/// RFC 9112, 9.3.2: only safe requests may overtake each other.
+#[test]
+fn a_request_does_not_see_what_was_ordered_behind_it() {
+    let server = Local::idle();
+    let mut client = server.client();
+    let ids: Vec<_> = (0..200).map(|n| format!("o-{n}")).collect();
+    let pairs = ids.iter().flat_map(|id| [get(&format!("/order/{id}")).into_bytes(), post(order(id))]);
+    client.send(pairs.flatten().collect::<Vec<_>>()).unwrap();
+    for id in &ids {
+        client.answer().expect(404, NO_SUCH_ORDER);
+        client.answer().expect(200, &created(id));
+    }
+}
+
+#[test]
+fn a_connection_stays_open_unless_told_otherwise() {
+    let server = Local::idle();
+    let mut client = server.client();
+    for _ in 0..3 {
+        client.ask(get("/metrics")).expect(200, EMPTY_METRICS).expect_no_header("Connection");
+    }
+    client.ask(request("GET", "/metrics", &["Connection: close"], "")).expect(200, EMPTY_METRICS);
+    assert_eq!(client.read_rest().unwrap(), b"", "the server closes");
+}
+
+#[test]
+fn a_client_of_http_1_0_is_answered_and_its_connection_closed() {
+    let server = Local::idle();
+    let mut client = server.client();
+    client.ask("GET /metrics HTTP/1.0\r\n\r\n").expect(200, EMPTY_METRICS).expect_header("Connection", "close");
+    assert_eq!(client.read_rest().unwrap(), b"", "the server closes");
+
+    let mut client = server.client();
+    let kept = "GET /metrics HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    client.ask(kept).expect(200, EMPTY_METRICS).expect_header("Connection", "keep-alive");
+    client.ask(kept).expect(200, EMPTY_METRICS);
+}
+
+#[test]
+fn what_is_no_http_is_not_answered_with_success_and_does_no_harm() {
+    let server = Local::idle();
+    for bytes in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], b"?\r\n\r\n", b"GET\r\n\r\n", b"\r\n\r\n\r\n"] {
+        let mut client = server.client();
+        client.send(bytes).unwrap();
+        client.finish_sending().unwrap();
+        // A reset is an answer too.
+        let rest = client.read_rest().unwrap_or_default();
+        assert!(!rest.starts_with(b"HTTP/1.1 2"), "{bytes:?} is answered {}", String::from_utf8_lossy(&rest));
+    }
+    server.get("/metrics").expect(200, EMPTY_METRICS);
+}
+
+#[test]
+fn one_order_sent_by_many_at_once_is_stored_once() {
+    let server = Local::idle();
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| server.post(order("one")))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    answers.iter().for_each(|answer| _ = answer.expect(200, &created("one")));
+    let new = answers.iter().filter(|answer| answer.header("Idempotent-Replayed").is_none()).count();
+    assert_eq!((new, server.metrics().total), (1, 1));
+}
+
+/// Promise 3. The other program is one that forgot its transaction in the sqlite3 shell.
+#[test]
+fn while_the_disk_takes_no_orders_the_answer_is_503_and_nothing_is_half_done() {
+    let server = Local::idle();
+    server.post(order("before")).expect_status(200);
+    let other = connection(&server.db());
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let mut client = patient_client(&server);
+    client.send(post(order("1"))).unwrap();
+    // Reads go on meanwhile.
+    server.get("/order/before").expect(200, &in_status("before", "Pending"));
+    let refused = client.answer();
+    refused.expect_error(503, "storage_unavailable");
+    assert!(refused.header("Retry-After").is_some_and(|wait| wait.parse::<u32>().is_ok()), "{}", refused.exchange());
+    server.get("/order/1").expect(404, NO_SUCH_ORDER);
+
+    other.execute_batch("ROLLBACK").unwrap();
+    server.post(order("1")).expect(200, &created("1")).expect_no_header("Idempotent-Replayed");
+    assert_eq!(server.metrics().total, 2);
+}
+
+/// Promise 3.
+#[test]
+fn while_the_disk_takes_nothing_the_server_says_that_it_is_not_healthy() {
+    let server = Local::idle();
+    let other = connection(&server.db());
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = patient_client(&server).ask(get("/healthz"));
+    assert!(refused.expect_error(503, "storage_unavailable").header("Retry-After").is_some(), "{}", refused.exchange());
+    other.execute_batch("ROLLBACK").unwrap();
+    server.get("/healthz").expect(200, r#"{"status":"ok"}"#);
+}
+
+/// Promise 3. Needs a file system of a few hundred kilobytes, which only a privileged user can mount; elsewhere it says so.
+#[test]
+fn a_full_disk_is_answered_with_503_until_there_is_room_again() {
+    let folder = Folder::new();
+    let mount = "mkdir -p small && mount -t tmpfs -o size=1m tmpfs small";
+    if !in_own_mounts(&folder, mount).output().is_ok_and(|output| output.status.success()) {
+        eprintln!("not tried: no small file system can be mounted here");
+        return;
+    }
+    // What fills the disk can be taken away again.
+    let serve = "exec \"$0\" --listen 127.0.0.1:0 --db small/orders.db --concurrency 0";
+    let script = format!("{mount} && head -c 600000 /dev/zero > small/ballast && {serve}");
+    let server = Process::spawn(in_own_mounts(&folder, &script), &folder);
+
+    let body = |n: u32| order(&format!("o-{n}")).replace("item1", &"i".repeat(255));
+    let refused = (0..10_000).find(|n| {
+        let answer = server.post(body(*n));
+        if answer.status == 200 {
+            return false;
+        }
+        answer.expect_error(503, "storage_unavailable");
+        assert!(answer.header("Retry-After").is_some(), "{}", answer.exchange());
+        true
+    });
+    let refused = refused.expect("a disk of 1 MB is full at some time");
+    server.get(&format!("/order/o-{refused}")).expect(404, NO_SUCH_ORDER);
+    server.get("/order/o-0").expect(200, &in_status("o-0", "Pending"));
+    assert_eq!(server.metrics().total, u64::from(refused));
+    // Its probe is small and may still find room where an order finds none, but not for long.
+    poll_until(PATIENCE, || server.get("/healthz").status == 503);
+    server.get("/healthz").expect_error(503, "storage_unavailable");
+
+    // The process sees its own mounts there.
+    let ballast = format!("/proc/{}/root{}", server.id(), folder.file("small/ballast").display());
+    fs::remove_file(ballast).unwrap();
+    server.post(body(refused)).expect(200, &created(&format!("o-{refused}"))).expect_no_header("Idempotent-Replayed");
+    server.get("/healthz").expect(200, r#"{"status":"ok"}"#);
+}
+
+/// A client that waits longer than the server waits for another program's transaction.
+fn patient_client(server: &Local) -> Client {
+    let mut client = server.client();
+    client.set_read_timeout(PATIENCE).unwrap();
+    client
+}
+
+/// A shell script that runs in a mount namespace of its own, so that its mounts end with it. `$0` is the binary.
+fn in_own_mounts(folder: &Folder, script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_orderd")]);
+    in_clean_environment(command, folder)
+}

@@ -1,0 +1,314 @@
+//! What the tests share: folders, orders, a server in this process with a clock that the test turns, the binary as a process.
+//!
+//! Everything cleans up behind itself when it is dropped, also when a test fails.
+
+mod client;
+mod process;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use orderd::{Address, Clock, Config, Listen, Server};
+
+pub use client::{Answer, Client};
+pub use process::{Ended, Process, in_clean_environment, orderd, signal};
+
+/// The time to wait for what should come soon: far more than any machine needs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The time at which a manual clock starts: 2023-11-14T22:13:20Z, in milliseconds.
+pub const T0: u64 = 1_700_000_000_000;
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub fn poll_until(deadline: Duration, condition: impl FnMut() -> bool) {
+    assert!(comes_true(deadline, condition), "did not come true within {deadline:?}");
+}
+
+/// Waits until `condition` holds, and says whether it did.
+pub fn comes_true(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + deadline;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// A new folder, removed with all that is in it when dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Short, as the path of a Unix socket has at most 107 bytes.
+        let name = format!("orderd-it-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        // Of a test run that was killed, by a process that had our id.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        Folder(path)
+    }
+
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The names of the files in it, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The body of an order that differs from others in its id alone. `id` is put into JSON as it is.
+pub fn order(id: &str) -> String {
+    format!(r#"{{"order_id":"{id}","user_id":"user1","item_ids":["item1","item2"],"total_amount":100.0}}"#)
+}
+
+/// The answer to its creation.
+pub fn created(id: &str) -> String {
+    format!(r#"{{"message":"Order created","order_id":"{id}"}}"#)
+}
+
+/// The answer to `GET /order/{id}`.
+pub fn in_status(id: &str, status: &str) -> String {
+    format!(r#"{{"order_id":"{id}","status":"{status}"}}"#)
+}
+
+/// A `GET` request.
+pub fn get(path: &str) -> String {
+    request("GET", path, &[], "")
+}
+
+/// A `POST /order` request with this body, said to be JSON.
+pub fn post(body: impl AsRef<[u8]>) -> Vec<u8> {
+    let body = body.as_ref();
+    let length = format!("Content-Length: {}", body.len());
+    let mut bytes = request("POST", "/order", &["Content-Type: application/json", &length], "").into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// Any HTTP/1.1 request. A length is the caller's to say.
+pub fn request(method: &str, path: &str, headers: &[&str], body: &str) -> String {
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    format!("{method} {path} HTTP/1.1\r\nHost: orderd\r\n{headers}\r\n{body}")
+}
+
+/// A row of the database, as the sqlite3 shell would show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub order_id: String,
+    pub total_amount: String,
+    pub status: String,
+    pub attempts: i64,
+    pub created_at: i64,
+    pub started_at: Option<i64>,
+    pub completed_at: Option<i64>,
+}
+
+/// All rows of the database at `path`, in the order of their arrival.
+pub fn rows(path: &Path) -> Vec<Row> {
+    let sql = "SELECT order_id, total_amount, status, attempts, created_at, started_at, completed_at FROM orders ORDER BY seq";
+    let connection = connection(path);
+    let mut statement = connection.prepare(sql).unwrap();
+    let read = |row: &rusqlite::Row<'_>| {
+        Ok(Row {
+            order_id: row.get(0)?,
+            total_amount: row.get(1)?,
+            status: row.get(2)?,
+            attempts: row.get(3)?,
+            created_at: row.get(4)?,
+            started_at: row.get(5)?,
+            completed_at: row.get(6)?,
+        })
+    };
+    statement.query_map([], read).unwrap().map(|row| row.unwrap()).collect()
+}
+
+/// A connection of its own to the database at `path`, such as the sqlite3 shell opens.
+pub fn connection(path: &Path) -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    connection
+}
+
+/// What `/metrics` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics {
+    pub total: u64,
+    pub average: f64,
+    pub pending: u64,
+    pub processing: u64,
+    pub completed: u64,
+}
+
+impl Metrics {
+    /// Only completed orders, and so many of them.
+    pub fn all_completed(&self, orders: u64) -> bool {
+        (self.total, self.pending, self.processing, self.completed) == (orders, 0, 0, orders)
+    }
+}
+
+/// Something that answers HTTP and keeps its orders in a file.
+pub trait Serving {
+    fn address(&self) -> &Address;
+    fn db(&self) -> PathBuf;
+
+    #[track_caller]
+    fn client(&self) -> Client {
+        Client::connect(self.address()).unwrap_or_else(|e| panic!("cannot connect to {}: {e}", self.address()))
+    }
+
+    /// Asks over a connection of its own.
+    #[track_caller]
+    fn ask(&self, request: impl AsRef<[u8]>) -> Answer {
+        self.client().ask(request)
+    }
+
+    #[track_caller]
+    fn get(&self, path: &str) -> Answer {
+        self.ask(get(path))
+    }
+
+    #[track_caller]
+    fn post(&self, body: impl AsRef<[u8]>) -> Answer {
+        self.ask(post(body))
+    }
+
+    /// The status of an order; empty if there is no such order.
+    #[track_caller]
+    fn status(&self, id: &str) -> String {
+        self.get(&format!("/order/{id}")).json()["status"].as_str().unwrap_or_default().to_string()
+    }
+
+    #[track_caller]
+    fn metrics(&self) -> Metrics {
+        let answer = self.get("/metrics");
+        let json = answer.expect_status(200).json();
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or_else(|| panic!("no count{}", answer.exchange()));
+        Metrics {
+            total: number(&json["total_orders"]),
+            average: json["average_processing_time"].as_f64().unwrap_or_else(|| panic!("no average{}", answer.exchange())),
+            pending: number(&json["status_counts"]["Pending"]),
+            processing: number(&json["status_counts"]["Processing"]),
+            completed: number(&json["status_counts"]["Completed"]),
+        }
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        rows(&self.db())
+    }
+
+    /// Waits until all orders are completed, and there are so many.
+    #[track_caller]
+    fn wait_until_completed(&self, orders: u64) {
+        let done = comes_true(2 * PATIENCE, || self.metrics().all_completed(orders));
+        assert!(done, "{orders} orders should be completed: {:?}", self.metrics());
+    }
+}
+
+/// A server in this process, on a free port, with a folder of its own and a clock that stands at [`T0`] until it is turned.
+pub struct Local {
+    server: Option<Server>,
+    address: Address,
+    config: Config,
+    folder: Arc<Folder>,
+}
+
+impl Local {
+    /// Starts one that processes nothing, so that orders stay `Pending`.
+    pub fn idle() -> Local {
+        Local::start(|config| config.concurrency = Some(0))
+    }
+
+    /// Starts one, set up as `change` wants it.
+    pub fn start(change: impl FnOnce(&mut Config)) -> Local {
+        let folder = Arc::new(Folder::new());
+        let mut config = Config::default();
+        config.listen = Listen::Tcp("127.0.0.1:0".into());
+        config.db = folder.file("orders.db");
+        config.clock = Clock::manual(T0);
+        change(&mut config);
+        Local::start_in(folder, config)
+    }
+
+    /// Stops it, and starts another on the same file with the same clock.
+    pub fn restart(mut self, change: impl FnOnce(&mut Config)) -> Local {
+        self.stop();
+        let mut config = self.config.clone();
+        change(&mut config);
+        Local::start_in(self.folder.clone(), config)
+    }
+
+    pub fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Turns the clock.
+    pub fn turn(&self, by: Duration) {
+        self.config.clock.advance(by);
+    }
+
+    /// Turns the clock by one processing time and waits until `condition` holds. The processor may not yet have heard of a
+    /// claim that is already on disk, and count its time from after the turn; so the clock is turned again if nothing happens.
+    #[track_caller]
+    pub fn turn_until(&self, mut condition: impl FnMut() -> bool) {
+        let came_true = (0..6).any(|_| {
+            self.turn(self.config.processing_time);
+            comes_true(Duration::from_secs(5), &mut condition)
+        });
+        assert!(came_true, "did not come true however far the clock was turned");
+    }
+
+    fn start_in(folder: Arc<Folder>, config: Config) -> Local {
+        let server = Server::start(&config).unwrap_or_else(|e| panic!("the server does not start: {e}"));
+        Local { address: server.address().clone(), server: Some(server), config, folder }
+    }
+}
+
+impl Serving for Local {
+    fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn db(&self) -> PathBuf {
+        self.config.db.clone()
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,110 @@
+//! The source tree itself: headers, sizes, reasons for dependencies, and the agreement of the documents with the code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use orderd::config::SETTINGS;
+
+/// The longest that a file may be, in lines, its tests included.
+const MAX_LINES: usize = 600;
+/// The most crates in the whole tree, ours included.
+const MAX_CRATES: usize = 44;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Every Rust file in `src` and `tests`, with its text.
+fn sources() -> Vec<(PathBuf, String)> {
+    fn collect(folder: &Path, into: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = read(&path);
+                into.push((path, text));
+            }
+        }
+    }
+    let mut sources = Vec::new();
+    ["src", "tests"].iter().for_each(|folder| collect(&root().join(folder), &mut sources));
+    assert!(sources.len() > 20, "the files were not found");
+    sources
+}
+
+#[test]
+fn every_file_opens_with_what_it_is_for() {
+    for (path, text) in sources() {
+        let opening = text.lines().take_while(|line| line.starts_with("//!")).count();
+        assert!(opening > 0, "{} does not open with //!", path.display());
+    }
+}
+
+#[test]
+fn no_file_outgrows_its_subject() {
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        assert!(lines <= MAX_LINES, "{} has {lines} lines; split it by noun", path.display());
+    }
+}
+
+#[test]
+fn only_the_store_names_sqlite_and_only_the_edge_names_tiny_http() {
+    let source = root().join("src");
+    for (path, text) in sources() {
+        let Ok(name) = path.strip_prefix(&source) else { continue };
+        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let in_store = name.starts_with("store") || name == Path::new("store.rs");
+        let at_edge = ["server.rs", "wire.rs", "door.rs"].iter().any(|edge| name == Path::new(edge));
+        assert!(in_store || !code.contains("rusqlite::"), "{} names rusqlite", name.display());
+        assert!(at_edge || !code.contains("tiny_http::"), "{} names tiny_http", name.display());
+    }
+}
+
+#[test]
+fn the_tree_stays_small() {
+    let crates = read("Cargo.lock").lines().filter(|line| line.starts_with("name = ")).count();
+    assert!((1..=MAX_CRATES).contains(&crates), "{crates} crates, at most {MAX_CRATES} are wanted");
+}
+
+#[test]
+fn every_dependency_has_its_reason_beside_it() {
+    let manifest = read("Cargo.toml");
+    let mut lines = manifest.lines();
+    let mut in_dependencies = false;
+    let mut before = "";
+    let mut seen = 0;
+    for line in &mut lines {
+        if line.starts_with('[') {
+            in_dependencies = line.trim_matches(['[', ']']).ends_with("dependencies");
+        } else if in_dependencies && line.contains('=') && !line.starts_with(['#', ' ']) {
+            assert!(before.starts_with('#') || line.contains(" # "), "no reason beside {line}");
+            seen += 1;
+        }
+        before = line;
+    }
+    assert!(seen > 5, "the dependencies were not found");
+}
+
+#[test]
+fn the_readme_names_every_flag() {
+    let readme = read("README.md");
+    for setting in SETTINGS {
+        assert!(readme.contains(&format!("--{}", setting.flag)), "README.md does not name --{}", setting.flag);
+    }
+}
+
+/// What a clone's reader types must be there to read.
+#[test]
+fn the_readme_names_the_two_commands_and_the_three_calls() {
+    let readme = read("README.md");
+    for words in ["cargo run --release", "cargo test", "curl", "/order", "/metrics", "Idempotent-Replayed"] {
+        assert!(readme.contains(words), "README.md does not say {words:?}");
+    }
+}
