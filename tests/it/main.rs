@@ -8,8 +8,15 @@
 
 mod api;
 mod cli;
+mod command;
 mod crash;
+//EXAMPLES
 mod harness;
 mod input;
+mod operator;
 mod processing;
+mod records;
+mod retries;
+mod stop;
 mod tidy;
+mod work;
