@@ -80,6 +80,13 @@ fn a_function_completes_an_order_or_has_it_tried_again_or_fails_it() {
 }
 
 #[test]
+fn of_a_long_message_a_kibibyte_is_kept() {
+    let server = working(|_| Err(WorkError::fatal("x".to_string() + &"ä".repeat(100_000))));
+    server.create(ids(0..1));
+    assert_eq!(server.wait_for("o-0", "Failed")["last_error"], "x".to_string() + &"ä".repeat(511));
+}
+
+#[test]
 fn a_panic_is_a_failed_attempt_and_the_processor_lives_on() {
     let server = working(|order| match (order.order_id.as_str(), order.attempts) {
         ("late", 1) | ("never", _) => panic!("a bug in the embedding program"),
