@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, SockaddrStorage};
 
+use crate::census::{self, Census};
 use crate::error::Error;
 use crate::listener::Address;
 use crate::peers::Peers;
@@ -36,12 +37,18 @@ use crate::peers::Peers;
 pub const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// So many requests are forgotten before the process should be renewed. Each costs a thread and two descriptors.
 const MAX_FORGOTTEN: usize = 64;
+/// How long nothing is looked at of a peer whose last answer is still to be sent: longer than a commit can take.
+const IGNORED_FOR: Duration = Duration::from_secs(60);
 /// How long nothing of a condemned peer is looked at. Its socket is shut down meanwhile, so nothing new comes.
 const CONDEMNED_FOR: Duration = Duration::from_secs(5);
 /// How long a peer that was refused for good may go on sending, so that it gets to read why.
 const LINGER: Duration = Duration::from_secs(1);
 /// How often the keeper looks around, at the least.
 const TICK: Duration = Duration::from_secs(1);
+/// With a read timeout that leaves less, the server renews itself all the time.
+const SHORTEST_TICK: Duration = Duration::from_millis(5);
+/// When the keeper looks again after it could not connect.
+const SOON: Duration = Duration::from_millis(20);
 /// On a Unix socket: how often to nudge while there is traffic, and how many at a time. Releases 400 connections a second.
 const UNIX_NUDGES: (Duration, usize) = (Duration::from_millis(20), 8);
 /// How long tiny_http may take to answer a line that is no request. Two failures in a row, and it is taken for dead.
@@ -52,6 +59,7 @@ pub struct Door {
     address: Address,
     /// The number of tiny_http's listening socket, open as long as its accept thread lives.
     listening: RawFd,
+    read_timeout: Duration,
     /// What every request asks about its peer.
     pub peers: Peers,
     nudges: AtomicUsize,
@@ -96,11 +104,13 @@ impl Door {
     pub fn open(
         address: Address,
         listening: RawFd,
+        read_timeout: Duration,
         on_worn: impl Fn(&'static str) + Send + Sync + 'static,
     ) -> Result<Arc<Door>, Error> {
         let door = Arc::new(Door {
             address,
             listening,
+            read_timeout,
             peers: Peers::new(),
             nudges: AtomicUsize::new(0),
             traffic: AtomicBool::new(false),
@@ -129,7 +139,7 @@ impl Door {
     pub fn enter(&self, peer: Option<&SocketAddr>) {
         match peer {
             Some(peer) => {
-                if self.peers.is_new(peer) {
+                if self.peers.is_new(peer, self.started.elapsed().as_secs() as u32) {
                     self.nudges.fetch_add(1, Ordering::Relaxed);
                     self.wake();
                 }
@@ -145,6 +155,13 @@ impl Door {
     /// Whether nothing of this peer is to be looked at.
     pub fn is_condemned(&self, peer: Option<&SocketAddr>) -> bool {
         peer.is_some_and(|peer| self.peers.is_condemned(peer, || self.now_ms()))
+    }
+
+    /// Nothing more of this peer is looked at, at least until it is condemned.
+    pub fn ignore(&self, peer: Option<&SocketAddr>) {
+        if let Some(peer) = peer {
+            self.peers.condemn(peer, self.now_ms() + IGNORED_FOR.as_millis() as u64);
+        }
     }
 
     /// Nothing more of this peer is looked at, and its connection ends soon, at the latest when it has had time to read the
@@ -171,8 +188,8 @@ impl Door {
             let Some(descriptor) = descriptor.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
                 continue;
             };
-            let ours = || socket_address(socket::getsockname(descriptor)).is_some_and(|a| a.port() == own.port());
-            if socket_address(socket::getpeername(descriptor)).as_ref() == Some(peer) && ours() {
+            let ours = || census::address(socket::getsockname(descriptor)).is_some_and(|a| a.port() == own.port());
+            if census::address(socket::getpeername(descriptor)).as_ref() == Some(peer) && ours() {
                 // Of the two descriptors that tiny_http has of a connection, either will do.
                 found |= socket::shutdown(descriptor, how).is_ok();
                 break;
@@ -230,26 +247,39 @@ impl Door {
     fn keep(&self) {
         let mut liveness = Liveness::default();
         let mut next_tick = Instant::now();
+        let mut census = match &self.address {
+            Address::Tcp(own) => Some(Census::new(own.port(), 2 * self.read_timeout + TICK)),
+            Address::Unix(_) => None,
+        };
+        let mut next_census = Instant::now();
         while !self.closed.load(Ordering::Acquire) {
             let mut nudges = self.nudges.swap(0, Ordering::Relaxed);
             let mut wake_at = self.cut_the_late(next_tick);
             let now = Instant::now();
             if now >= next_tick {
-                next_tick = now + TICK;
+                // accept() gives up after the read timeout, too, and a nudge must come before that.
+                next_tick = now + TICK.min(self.read_timeout / 4).max(SHORTEST_TICK);
                 nudges += 1;
-                if !self.accepts() {
-                    self.wear("connections are no longer accepted");
-                }
                 if liveness.is_dead(&self.address, now) {
                     self.wear("connections are accepted but not read");
                 }
+            }
+            if let Some(census) = census.as_mut().filter(|_| now >= next_census) {
+                next_census = now + TICK.max(self.read_timeout / 4);
+                if census.look(&self.peers) >= MAX_FORGOTTEN {
+                    self.wear("too many connections hold threads that cannot be freed");
+                }
+            }
+            if !self.accepts() {
+                self.wear("connections are no longer accepted");
             }
             if self.traffic.swap(false, Ordering::Relaxed) {
                 nudges += UNIX_NUDGES.1;
                 wake_at = wake_at.min(now + UNIX_NUDGES.0);
             }
-            for _ in 0..nudges {
-                drop(connect(&self.address));
+            // Without a descriptor for a nudge there is none for the next client either, and tiny_http does not survive that.
+            if (0..nudges).any(|_| connect(&self.address).is_none()) {
+                wake_at = wake_at.min(Instant::now() + SOON);
             }
             let pause = wake_at.min(next_tick).saturating_duration_since(Instant::now());
             match self.address {
@@ -281,7 +311,7 @@ impl Door {
         unconnected
             && match &self.address {
                 Address::Tcp(own) => {
-                    socket_address(socket::getsockname(self.listening)).is_some_and(|a| a.port() == own.port())
+                    census::address(socket::getsockname(self.listening)).is_some_and(|a| a.port() == own.port())
                 }
                 Address::Unix(_) => true,
             }
@@ -360,12 +390,6 @@ fn connect(address: &Address) -> Option<Stream> {
             Some(Box::new(stream))
         }
     }
-}
-
-fn socket_address(found: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
-    let found = found.ok()?;
-    let v4 = found.as_sockaddr_in().map(|a| SocketAddr::new(a.ip().into(), a.port()));
-    v4.or_else(|| found.as_sockaddr_in6().map(|a| SocketAddr::new(a.ip().into(), a.port())))
 }
 
 fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -61,6 +61,7 @@
 
 pub mod api;
 mod bodies;
+mod census;
 mod client;
 mod clock;
 pub mod commit;

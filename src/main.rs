@@ -121,7 +121,7 @@ fn print(text: &str) {
 fn run(config: &Config) -> Result<(), Error> {
     logging::init(config.log_level);
     match Inherited::take(config)? {
-        Some(inherited) => serve(config, || Ok(inherited), |_| {}),
+        Some(inherited) => serve(config, || Ok(inherited), Server::leave_socket),
         None if config.supervisor => {
             supervisor::supervise(config, announce)?;
             log::info!("stopped");
@@ -132,7 +132,7 @@ fn run(config: &Config) -> Result<(), Error> {
                 let listener = Listener::bind(&config.listen)?;
                 Ok(Inherited { listener, lock: store::Lock::acquire(&config.db)? })
             };
-            serve(config, own, announce)?;
+            serve(config, own, |server| announce(server.address()))?;
             log::info!("stopped");
             Ok(())
         }
@@ -149,7 +149,7 @@ enum End {
 fn serve(
     config: &Config,
     foundations: impl FnOnce() -> Result<Inherited, Error>,
-    on_ready: impl FnOnce(&Address),
+    on_ready: impl FnOnce(&Server),
 ) -> Result<(), Error> {
     let (events, ends) = channel();
     let (mut stopping, sender) = (false, events.clone());
@@ -165,7 +165,7 @@ fn serve(
     let server = Server::start_on(config, listener, lock, move |trouble| {
         let _ = events.send(End::Trouble(trouble));
     })?;
-    on_ready(server.address());
+    on_ready(&server);
     match ends.recv() {
         Ok(End::Trouble(Trouble::Broken(_))) => Err(Error::Reported { exit_status: 1 }),
         Ok(End::Trouble(_)) => {

@@ -9,7 +9,8 @@ use crate::store::Counts;
 pub fn json(counts: &Counts) -> Reply {
     let average_processing_time = match counts.completed {
         0 => 0.0,
-        completed => counts.processing_ms as f64 / 1_000.0 / completed as f64,
+        // One division, so that it is rounded once.
+        completed => counts.processing_ms as f64 / (1_000 * completed) as f64,
     };
     Reply::json(
         200,

@@ -1,4 +1,4 @@
-//! What is known of each TCP peer: whether it has been seen, how many of its orders wait for a commit, whether it is condemned.
+//! What is known of each TCP peer: whether it is new, how many of its orders wait for a commit, whether it is condemned.
 //!
 //! A table indexed by the peer's port and free of locks, because every request looks into it. Two hosts that use the same port
 //! share an entry; the entry then belongs to whoever came last, and all that comes of it is a needless nudge, a request that
@@ -11,11 +11,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const PAGE: usize = 256;
+/// So long after its last request a peer counts as new, in seconds. A busy connection is never taken for a new one, and one
+/// that is mostly idle can be afforded.
+const FORGOTTEN_AFTER_S: u32 = 1;
 
 #[derive(Default)]
 struct Peer {
-    /// A hash of its address, never 0.
-    identity: AtomicU64,
+    /// In the upper half a hash of its address, never 0; in the lower the second in which it was last heard of.
+    last_heard: AtomicU64,
     /// On the clock of [`Peers::condemn`]'s caller, in milliseconds.
     condemned_until_ms: AtomicU64,
     queued: AtomicU32,
@@ -36,16 +39,23 @@ impl Peers {
         &self.0[port / PAGE].get_or_init(|| (0..PAGE).map(|_| Peer::default()).collect())[port % PAGE]
     }
 
-    /// Notes a request of `peer` and says whether it is the first that was seen of it.
-    pub fn is_new(&self, peer: &SocketAddr) -> bool {
+    /// Notes a request of `peer` in second `now_s` of any clock, and says whether its connection may be a new one: a port is
+    /// used again by another connection as soon as one has closed, so a peer that was silent for a while counts as new.
+    pub fn is_new(&self, peer: &SocketAddr, now_s: u32) -> bool {
         let entry = self.entry(peer);
-        let identity = BuildHasherDefault::<DefaultHasher>::default().hash_one(peer) | 1;
-        // A plain load first: a swap for every request would take the cache line from the other cores.
-        if entry.identity.load(Ordering::Relaxed) == identity {
-            return false;
+        let identity = (BuildHasherDefault::<DefaultHasher>::default().hash_one(peer) >> 32) as u32 | 1;
+        let this = u64::from(identity) << 32 | u64::from(now_s);
+        let last = entry.last_heard.load(Ordering::Relaxed);
+        // Mostly, so nothing is written: that would take the cache line from the other cores.
+        if last != this {
+            entry.last_heard.store(this, Ordering::Relaxed);
         }
-        entry.identity.store(identity, Ordering::Relaxed);
-        true
+        (last >> 32) as u32 != identity || now_s.wrapping_sub(last as u32) > FORGOTTEN_AFTER_S
+    }
+
+    /// Changes when something is heard of `peer`, though not more than once a second.
+    pub fn heard(&self, peer: &SocketAddr) -> u64 {
+        self.entry(peer).last_heard.load(Ordering::Relaxed)
     }
 
     /// An order of `peer` waits for its commit.
@@ -109,10 +119,21 @@ mod tests {
     fn a_peer_is_new_once_and_again_when_another_host_used_its_port() {
         let peers = Peers::new();
         let (a, b): (SocketAddr, SocketAddr) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:4000".parse().unwrap());
-        assert!(peers.is_new(&a));
-        assert!(!peers.is_new(&a));
-        assert!(peers.is_new(&b));
-        assert!(peers.is_new(&a));
+        assert!(peers.is_new(&a, 0));
+        assert!(!peers.is_new(&a, 0));
+        assert!(peers.is_new(&b, 0));
+        assert!(peers.is_new(&a, 0));
+    }
+
+    #[test]
+    fn a_peer_is_new_again_when_nothing_was_heard_of_it_for_a_while() {
+        let peers = Peers::new();
+        let peer = "127.0.0.1:4000".parse().unwrap();
+        assert!(peers.is_new(&peer, 7));
+        assert!(!peers.is_new(&peer, 8));
+        assert!(!peers.is_new(&peer, 9));
+        assert!(peers.is_new(&peer, 11));
+        assert!(!peers.is_new(&peer, 11));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Server {
         let http = Arc::new(http);
         let on_trouble = Arc::new(on_trouble);
         let on_worn = on_trouble.clone();
-        let door = Door::open(address.clone(), descriptor, move |why| on_worn(Trouble::Worn(why)))?;
+        let door = Door::open(address.clone(), descriptor, config.read_timeout, move |why| on_worn(Trouble::Worn(why)))?;
         let (bell, inbox) = processor::inbox();
         let waker = http.clone();
         let committer = Arc::new(Committer::new(
@@ -156,6 +156,12 @@ impl Server {
     /// Where the server can be reached, with the port that it really took.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Has the file of a Unix socket outlive this server, because another process listens there too.
+    pub fn leave_socket(&self) {
+        // tiny_http removes the file when it is dropped. Its accept thread then lives as long as the process.
+        std::mem::forget(self.shared.http.clone());
     }
 
     /// Orderly stop: claims no more orders and gives running work until the configured `shutdown_timeout` to end, answering
@@ -214,7 +220,8 @@ enum Arrival {
 impl Shared {
     fn work(self: Arc<Shared>) {
         loop {
-            // A panic costs its own request, which tiny_http answers with 500 when it is dropped, but no thread.
+            // Wherever a panic comes from, it costs its own request, which tiny_http answers with 500 when it is dropped, but no
+            // thread.
             let step = catch_unwind(AssertUnwindSafe(|| {
                 let arrival = self.next_arrival();
                 let go_on = !matches!(arrival, Arrival::Stop);
@@ -257,7 +264,11 @@ impl Shared {
         }
         let route = match head.framing {
             Ok(_) => api::route(head.method, request.url(), head.content_type(&request)),
-            Err(why) => Err(Refusal::BadFraming(why)),
+            Err(why) => {
+                // Here, under the lock: another worker may be about to take what follows on the connection.
+                self.door.ignore(peer);
+                Err(Refusal::BadFraming(why))
+            }
         };
         match route {
             route if !head.body_has_arrived => Arrival::Unread(request, head, route),
@@ -308,9 +319,14 @@ impl Shared {
     fn answer(&self, request: Request, head: &Head, route: Result<Route, Refusal>) {
         let reply = match route {
             Ok(route) => {
-                let reply = self.readers.look(|look| Ok(look_up(look, &route)));
+                let look = || self.readers.look(|look| Ok(look_up(look, &route)));
+                // A panic costs this request alone.
+                let reply = catch_unwind(AssertUnwindSafe(look));
                 self.door.peers.has_read(request.remote_addr());
-                reply.unwrap_or_else(|e| unreadable(e).into())
+                match reply {
+                    Ok(reply) => reply.unwrap_or_else(|e| unreadable(e).into()),
+                    Err(_) => Refusal::Internal.into(),
+                }
             }
             Err(refusal @ Refusal::BadFraming(_)) => return self.refuse_for_good(request, *head, refusal),
             Err(refusal) => refusal.into(),
@@ -372,19 +388,20 @@ impl Shared {
         loop {
             let read = match rest.read(&mut buffer) {
                 Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(Refusal::SlowBody),
+                // The deadline ends a read as the sender would.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock || Instant::now() >= deadline => return Err(Refusal::SlowBody),
                 Err(_) => return Err(Refusal::BrokenBody),
             };
             body.extend_from_slice(&buffer[..read]);
-            let complete = expected.is_none_or(|length| body.len() == length);
             if body.len() > MAX_BODY_BYTES {
                 return Err(Refusal::TooLarge);
-            } else if complete && (read == 0 || expected.is_some()) {
+            } else if expected == Some(body.len()) {
                 return Ok(body);
             } else if Instant::now() >= deadline {
                 return Err(Refusal::SlowBody);
             } else if read == 0 {
-                return Err(Refusal::BrokenBody);
+                // Within a chunk this is the end of what was sent; the decoder does not say so, but then the JSON does.
+                return if expected.is_none() { Ok(body) } else { Err(Refusal::BrokenBody) };
             }
         }
     }
@@ -503,7 +520,7 @@ impl Shared {
     fn refuse_for_good(&self, request: Request, head: Head, refusal: Refusal) {
         let peer = request.remote_addr().copied();
         // Before the answer: tiny_http goes on reading the connection meanwhile.
-        self.door.condemn(peer.as_ref());
+        self.door.ignore(peer.as_ref());
         if !head.body_has_arrived && !self.door.cut(peer.as_ref(), Shutdown::Read) && peer.is_none() {
             // Over a Unix socket nothing can end the wait for the rest of this body but its sender.
             return self.door.forget(request);
@@ -513,6 +530,8 @@ impl Shared {
             self.door.cut(peer.as_ref(), Shutdown::Write);
         };
         let _ = wire::send(request, &head.closing(), &refusal.into(), before_next);
+        // Only now, as the answers to earlier requests may have taken their time.
+        self.door.condemn(peer.as_ref());
     }
 
     /// A peer that does not read its answers holds whoever writes them, so it is let go.
@@ -525,6 +544,8 @@ impl Shared {
 
 /// What a request that only reads is answered.
 fn look_up(look: Look<'_>, route: &Route) -> Reply {
+    #[cfg(test)]
+    assert!(*route != Route::OrderStatus(OrderId::from_stored("panic".into())), "a panic on purpose");
     let found = match route {
         Route::OrderStatus(id) => look.status(id).map(|status| status.map(|status| Reply::order_status(id, status))),
         Route::Order(id) => look.order(id).map(|order| order.map(|order| Reply::order(&order))),
@@ -541,4 +562,43 @@ fn look_up(look: Look<'_>, route: &Route) -> Reply {
 fn unreadable(error: Error) -> Refusal {
     log::error!("read refused: {error}");
     Refusal::Unavailable(Arc::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Listen;
+    use std::io::Write as _;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_handler_that_panics_costs_its_own_request_a_500_and_no_thread() {
+        let folder = std::env::temp_dir().join(format!("orderd-panic-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let listen = Listen::Tcp("127.0.0.1:0".into());
+        let config = Config { listen, db: folder.join("orders.db"), workers: 1, ..Config::default() };
+        let server = Server::start(&config).unwrap();
+        let Address::Tcp(address) = server.address() else { panic!("TCP was asked for") };
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut ask = |path: &str| {
+            write!(client, "GET {path} HTTP/1.1\r\nHost: o\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            while !answer.ends_with("}\n") {
+                let mut buffer = [0; 1_024];
+                let read = client.read(&mut buffer).unwrap();
+                assert!(read > 0, "closed after {answer:?}");
+                answer.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+            }
+            answer
+        };
+        for _ in 0..3 {
+            let answer = ask("/order/panic");
+            assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("\"code\":\"internal_error\""), "{answer}");
+            assert!(!answer.contains("on purpose"), "{answer}");
+            assert!(ask("/metrics").starts_with("HTTP/1.1 200 "));
+        }
+        server.stop();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

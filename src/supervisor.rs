@@ -141,6 +141,7 @@ impl Supervisor<'_> {
             }
             died_at_once = if started.elapsed() < AT_ONCE { died_at_once + 1 } else { 0 };
             if died_at_once >= HOPELESS && !self.answered {
+                log::error!("no worker process can start: {HOPELESS} in a row ended at once, the last one with {status}");
                 return Err(Error::Reported { exit_status: 1 });
             }
             let delay = match died_at_once {

@@ -53,9 +53,19 @@ fn a_thousand_orders_from_64_clients_at_once_are_each_completed_once() {
     let server = Process::start(&folder, &["--processing-time", "20ms"]);
     // 40 of the clients have one order more than the others.
     let ids_of = |client: usize| (client..1_000).step_by(CLIENTS).map(|n| format!("o-{n}"));
+    // Connected in one go, so that they arrive as a crowd.
+    let connections: Vec<_> = (0..CLIENTS).map(|_| Mutex::new(server.client())).collect();
+    let served = AtomicUsize::new(0);
     all_clients(|n| {
-        let mut client = server.client();
-        ids_of(n).for_each(|id| _ = client.ask(post(order(&id))).expect(200, &created(&id)));
+        let mut client = connections[n].lock().unwrap();
+        for (nth, id) in ids_of(n).enumerate() {
+            client.ask(post(order(&id))).expect(200, &created(&id));
+            if nth == 0 {
+                // Nobody leaves before everybody is served: a connection must not have to wait for another one to close.
+                served.fetch_add(1, Ordering::Relaxed);
+                poll_until(PATIENCE, || served.load(Ordering::Relaxed) == CLIENTS);
+            }
+        }
     });
     server.wait_until_completed(1_000);
     assert_all_completed(&server, &(0..1_000).map(|n| format!("o-{n}")).collect(), 1_000);

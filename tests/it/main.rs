@@ -7,16 +7,25 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, also in its helpers")]
 
 mod api;
+mod bodies;
 mod cli;
 mod command;
 mod crash;
-//EXAMPLES
+mod crowd;
+mod door;
+mod examples;
+mod framing;
 mod harness;
+mod hazards;
+mod hostile;
 mod input;
+mod load;
 mod operator;
 mod processing;
 mod records;
 mod retries;
 mod stop;
+mod supervisor;
 mod tidy;
 mod work;
+mod worker;

@@ -1,0 +1,252 @@
+//! Hostile clients, with ordinary ones beside them: bombs, silence, floods of requests, headers without an end, too many at once.
+//!
+//! What can't be held inside the worker process is held by replacing it; the worker's memory, threads and descriptors are looked
+//! at from the outside.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use orderd::Address;
+
+use crate::crowd::resets_when_closed;
+use crate::harness::{
+    Client, Folder, Local, PATIENCE, Process, Serving, comes_true, created, get, in_clean_environment, order, poll_until,
+};
+use crate::load::beside;
+use crate::worker::Worker;
+
+const ABSURD: [&str; 4] = ["9999999999999", "99999999999999999", "9223372036854775808", "18446744073709551616"];
+
+fn raw(server: &impl Serving) -> TcpStream {
+    let Address::Tcp(address) = *server.address() else { unreachable!("it listens on TCP") };
+    TcpStream::connect(address).unwrap()
+}
+
+/// Announces a body of absurd length, and leaves.
+fn throw_bomb(server: &impl Serving, n: usize) {
+    let request = format!("POST /order HTTP/1.1\r\nContent-Length: {}\r\n\r\n", ABSURD[n % ABSURD.len()]);
+    // While the worker is being replaced, a connection may be reset.
+    let _ = raw(server).write_all(request.as_bytes());
+}
+
+#[test]
+fn a_hundred_bombs_in_two_seconds_cost_others_almost_nothing() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--processing-time", "0s"]);
+    server.get("/metrics").expect_status(200);
+    let ((), report) = beside(&server, 4, 5_000, |_| {
+        let started = Instant::now();
+        for n in 0..100 {
+            throw_bomb(&server, n);
+            std::thread::sleep((Duration::from_millis(20) * (n as u32 + 1)).saturating_sub(started.elapsed()));
+        }
+    });
+    let failed = report.failures.len();
+    eprintln!("100 bombs: {failed} of {} requests failed, the slowest took {:?}", report.requests(), report.times.last());
+    assert!(failed * 500 <= report.requests(), "{failed} of {}: {:?}", report.requests(), report.failures);
+    server.get("/metrics").expect_status(200);
+    server.stop();
+}
+
+/// A forgotten request costs a thread and two descriptors, until there are 64.
+#[test]
+fn a_worker_renewed_after_bombs_has_nothing_left_of_them() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &[]);
+    let first = Worker::of(&server);
+    server.get("/metrics").expect_status(200);
+    let at_first = (first.threads(), first.descriptors());
+    let mut bombs = 0;
+    poll_until(PATIENCE, || {
+        throw_bomb(&server, 0);
+        bombs += 1;
+        !first.lives()
+    });
+    assert!(bombs >= 64, "renewed after {bombs}");
+    let fresh = first.successor(&server);
+    // Some of the bombs were for the fresh one.
+    poll_until(PATIENCE, || {
+        let now = (fresh.threads(), fresh.descriptors());
+        now.0 <= at_first.0 + 2 * (bombs - 64) && now.1 <= at_first.1 + 2 * (bombs - 64)
+    });
+    assert!(server.stderr().contains("absurd lengths"), "{}", server.stderr());
+    assert!(!first.lives());
+    server.stop();
+}
+
+/// A library can't renew its process, but the process lives.
+#[test]
+fn bombs_do_not_end_a_process_that_embeds_a_server() {
+    let server = Local::idle();
+    (0..40).for_each(|n| throw_bomb(&server, n));
+    server.post(order("1")).expect(200, &created("1"));
+}
+
+#[test]
+fn connections_that_stay_silent_after_half_a_header_are_closed() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--read-timeout", "2s"]);
+    let worker = Worker::of(&server);
+    server.get("/metrics").expect_status(200);
+    let before = worker.descriptors();
+    let ((), report) = beside(&server, 4, 0, |_| {
+        let mut silent: Vec<_> = (0..200).map(|_| server.client()).collect();
+        silent.iter_mut().for_each(|client| client.send("POST /order HTTP/1.1\r\nHost: orderd\r\nConte").unwrap());
+        for client in &mut silent {
+            client.set_read_timeout(PATIENCE).unwrap();
+            assert_eq!(client.read_rest().unwrap(), b"");
+        }
+    });
+    assert_eq!(report.failures, [""; 0]);
+    assert_eq!(Worker::of(&server), worker, "it is the same process");
+    poll_until(PATIENCE, || worker.descriptors() <= before + 4);
+    server.stop();
+}
+
+#[test]
+fn clients_that_pipeline_and_never_read_are_let_go() {
+    const LIMIT: u64 = 512 << 20;
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--max-memory", "512M"]);
+    let most = most_memory_during(&server, || {
+        let mute: Vec<_> = (0..8).map(|_| raw(&server)).collect();
+        std::thread::scope(|scope| {
+            for mut client in &mute {
+                scope.spawn(move || {
+                    client.set_write_timeout(Some(PATIENCE)).unwrap();
+                    let requests = get("/metrics").repeat(1_000);
+                    // Cut at some time, which is the point.
+                    let _ = (0..50).try_for_each(|_| client.write_all(requests.as_bytes()));
+                });
+            }
+        });
+        // They stay connected.
+        let took = served_again(&server);
+        eprintln!("8 clients that never read: others are served {took:?} after");
+    });
+    eprintln!("8 clients that never read: at most {} MiB", most >> 20);
+    assert!(most <= LIMIT, "{} MiB", most >> 20);
+    server.post(order("1")).expect(200, &created("1"));
+    server.stop();
+}
+
+#[test]
+fn a_header_without_an_end_is_stopped_by_the_limit_of_memory() {
+    const LIMIT: u64 = 64 << 20;
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--max-memory", "64M"]);
+    let first = Worker::of(&server);
+    let most = most_memory_during(&server, || {
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until || first.lives() && Instant::now() < until + PATIENCE {
+            let Ok(mut client) = Client::connect(server.address()) else { continue };
+            let _ = client.send("GET / HTTP/1.1\r\nX: ");
+            while (Instant::now() < until || first.lives()) && client.send([b'x'; 1 << 16]).is_ok() {}
+        }
+    });
+    eprintln!("a header without an end: {} MiB at most, with a limit of {}", most >> 20, LIMIT >> 20);
+    assert!(!first.lives(), "nobody noticed");
+    poll_until(PATIENCE, || Worker::of(&server).resident_bytes() < LIMIT);
+    served_again(&server);
+    assert!(server.stderr().contains("is being replaced"), "{}", server.stderr());
+    server.stop();
+}
+
+#[test]
+fn running_out_of_descriptors_is_no_end() {
+    let folder = Folder::new();
+    for listen in ["127.0.0.1:0".into(), format!("unix:{}", folder.file("sock").display())] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 64; exec \"$0\" --listen \"$1\"", env!("CARGO_BIN_EXE_orderd"), &listen]);
+        let server = Process::spawn(in_clean_environment(command, &folder), &folder);
+        server.get("/metrics").expect_status(200);
+        let crowd: Vec<_> = (0..200).filter_map(|_| Client::connect(server.address()).ok()).collect();
+        let asking: Vec<_> = crowd.into_iter().map(|mut client| client.send(get("/metrics")).map(|()| client)).collect();
+        drop(asking);
+        let took = served_again(&server);
+        eprintln!("served again {took:?} after more connections than descriptors");
+        server.post(order(&format!("o-{}", listen.len()))).expect_status(200);
+        server.stop();
+    }
+}
+
+/// tiny_http waits for ever behind each of these, so they are counted and the process is renewed.
+#[test]
+fn requests_of_http_2_do_not_pile_up() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--read-timeout", "500ms"]);
+    let first = Worker::of(&server);
+    let at_first = first.descriptors();
+    let mut asked: Vec<_> = (0..100).map(|_| raw(&server)).collect();
+    asked.iter_mut().for_each(|client| client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap());
+    // Some leave, some close with a reset, some stay.
+    asked[..20].iter().for_each(resets_when_closed);
+    asked.drain(..40);
+    poll_until(PATIENCE, || !first.lives());
+    drop(asked);
+    poll_until(PATIENCE, || Worker::of(&server).descriptors() <= at_first + 2);
+    server.get("/metrics").expect_status(200);
+    assert!(server.stderr().contains("cannot be freed"), "{}", server.stderr());
+    server.stop();
+}
+
+/// Each byte comes before the read timeout has passed.
+#[test]
+fn a_header_sent_a_byte_at_a_time_is_cut_in_the_end() {
+    let server = Local::start(|config| config.read_timeout = Duration::from_millis(300));
+    let mut slow = raw(&server);
+    slow.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
+    let mut ordinary = server.client();
+    poll_until(PATIENCE, || {
+        ordinary.ask(get("/order/unknown")).expect_status(404);
+        slow.write_all(b"x").is_err()
+    });
+}
+
+/// tiny_http's accept gives up after the read timeout when nobody comes, and does not go on.
+#[test]
+fn a_quiet_spell_longer_than_the_read_timeout_is_no_reason_to_stop_accepting() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--read-timeout", "500ms"]);
+    let mut idle = server.client();
+    idle.ask(get("/order/unknown")).expect_status(404);
+    // Its own timeout, of the same length, has passed after the one of accept.
+    idle.set_read_timeout(PATIENCE).unwrap();
+    (0..3).for_each(|_| {
+        assert_eq!(idle.read_rest().unwrap(), b"");
+        idle = server.client();
+    });
+    assert_eq!(server.stderr(), "");
+    server.stop();
+}
+
+/// Waits until an order is taken on a new connection.
+#[track_caller]
+fn served_again(server: &Process) -> Duration {
+    let asked = Instant::now();
+    let healthy = get("/healthz");
+    let served = comes_true(PATIENCE, || {
+        Client::connect(server.address()).and_then(|mut c| c.try_ask(&healthy)).is_ok_and(|answer| answer.status == 200)
+    });
+    assert!(served, "not served; standard error:\n{}", server.stderr());
+    asked.elapsed()
+}
+
+/// The most memory that the worker, or any that follows it, was seen to have.
+fn most_memory_during<T>(server: &Process, deed: impl FnOnce() -> T) -> u64 {
+    let (most, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                most.fetch_max(Worker::of(server).resident_bytes(), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        deed();
+        over.store(true, Ordering::Relaxed);
+    });
+    most.into_inner()
+}

@@ -1,0 +1,243 @@
+//! The parent process that keeps a worker alive: whatever ends a worker, clients and orders hardly notice; whatever ends the
+//! parent ends the worker.
+//!
+//! What the command line promises of signals, refusals and process 1 of a container is held in `cli.rs`.
+
+use std::collections::HashSet;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{
+    Client, Ended, Folder, PATIENCE, Process, Serving, comes_true, created, get, in_clean_environment, in_status, order,
+    orderd, poll_until, request,
+};
+use crate::load::beside;
+use crate::worker::Worker;
+
+/// Waits until a new connection is answered.
+#[track_caller]
+fn served_again(server: &Process) -> Duration {
+    let asked = Instant::now();
+    let unknown = get("/order/unknown");
+    let served = comes_true(PATIENCE, || {
+        Client::connect(server.address()).and_then(|mut c| c.try_ask(&unknown)).is_ok_and(|answer| answer.status == 404)
+    });
+    assert!(served, "not served; standard error:\n{}", server.stderr());
+    asked.elapsed()
+}
+
+#[test]
+fn whatever_ends_the_worker_a_fresh_one_follows() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--concurrency", "0"]);
+    server.post(order("1")).expect(200, &created("1"));
+    use Signal::*;
+    // Not those that Rust's own handlers take for a fault of the program when it had none.
+    for signal in [SIGKILL, SIGABRT, SIGHUP, SIGUSR1, SIGTERM, SIGINT, SIGXCPU, SIGALRM] {
+        let worker = Worker::of(&server);
+        // Its own handlers are in place.
+        served_again(&server);
+        worker.signal(signal);
+        poll_until(PATIENCE, || !worker.lives());
+        worker.successor(&server);
+        served_again(&server);
+        server.get("/order/1").expect(200, &in_status("1", "Pending"));
+    }
+    let log = server.stderr();
+    assert!(log.contains("signal: 6 (SIGABRT)"), "the log says what ended it:\n{log}");
+    server.stop();
+}
+
+/// tiny_http removes the file of a Unix socket when it is dropped, also where others still listen.
+#[test]
+fn a_worker_that_stops_in_an_orderly_way_leaves_the_unix_socket_to_its_successor() {
+    let folder = Folder::new();
+    let mut command = orderd(&folder);
+    let socket = folder.file("sock");
+    command.args(["--listen", &format!("unix:{}", socket.display())]);
+    let server = Process::spawn(command, &folder);
+    for _ in 0..2 {
+        let worker = Worker::of(&server);
+        served_again(&server);
+        worker.signal(Signal::SIGTERM);
+        worker.successor(&server);
+        served_again(&server);
+    }
+    server.stop();
+    assert!(!socket.exists(), "the parent removes it at the end");
+}
+
+/// Promise 1, and the parent is the process that an operator knows.
+#[test]
+fn a_worker_killed_twenty_times_under_load_costs_no_acknowledged_order() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--processing-time", "0s"]);
+    let parent = server.id();
+    let mut until_served = Vec::new();
+    let ((), report) = beside(&server, 8, 0, |requests| {
+        for _ in 0..20 {
+            let worker = Worker::of(&server);
+            let (before, begun) = (requests.load(Ordering::Relaxed), Instant::now());
+            // It is in the middle of its work, and did not die as soon as it started.
+            poll_until(PATIENCE, || {
+                requests.load(Ordering::Relaxed) > before + 50 && begun.elapsed() > Duration::from_millis(300)
+            });
+            worker.signal(Signal::SIGKILL);
+            until_served.push(served_again(&server));
+            assert!(worker.successor(&server).lives());
+        }
+    });
+    until_served.sort();
+    eprintln!("killed under load: served again after {:?} to {:?}", until_served[0], until_served[19]);
+    assert!(until_served[10] < Duration::from_secs(5), "{until_served:?}");
+    // One request of each client at each death, and some that were in the same pipeline or backlog.
+    assert!(report.failures.len() <= 20 * 8 * 2, "{} of {} failed", report.failures.len(), report.requests());
+    assert_eq!(server.id(), parent);
+    let stored: HashSet<_> = server.rows().into_iter().map(|row| row.order_id).collect();
+    let lost: Vec<_> = report.acknowledged.iter().filter(|id| !stored.contains(*id)).collect();
+    assert!(report.acknowledged.len() > 20, "there was no load");
+    assert!(lost.is_empty(), "{lost:?}");
+    poll_until(PATIENCE, || {
+        let metrics = server.metrics();
+        metrics.all_completed(metrics.total)
+    });
+    server.stop();
+}
+
+#[test]
+fn a_killed_parent_takes_its_worker_along_and_another_can_start_on_the_file() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--concurrency", "0"]);
+    server.post(order("1")).expect(200, &created("1"));
+    let (worker, address) = (Worker::of(&server), server.address().clone());
+    server.kill();
+    poll_until(PATIENCE, || !worker.lives());
+    poll_until(PATIENCE, || Client::connect(&address).is_err());
+    let server = Process::start(&folder, &["--concurrency", "0"]);
+    server.get("/order/1").expect(200, &in_status("1", "Pending"));
+    server.stop();
+}
+
+#[test]
+fn a_stopped_parent_leaves_no_worker() {
+    for signal in ["TERM", "INT"] {
+        let folder = Folder::new();
+        let mut server = Process::start(&folder, &[]);
+        let worker = Worker::of(&server);
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+        assert!(!worker.lives(), "after {signal}");
+    }
+}
+
+/// Ctrl-C while a worker is being replaced must not leave one behind, nor hang.
+#[test]
+fn a_stop_while_the_worker_is_being_replaced_is_an_orderly_one() {
+    for _ in 0..5 {
+        let folder = Folder::new();
+        let mut server = Process::start(&folder, &[]);
+        Worker::of(&server).signal(Signal::SIGKILL);
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+        assert!(Client::connect(server.address()).is_err(), "something still listens");
+    }
+}
+
+/// A worker that does not hear its signal is killed with its parent's second one.
+#[test]
+fn a_worker_that_hangs_does_not_outlive_the_second_signal() {
+    let folder = Folder::new();
+    let mut server = Process::start(&folder, &["--shutdown-timeout", "10m"]);
+    let worker = Worker::of(&server);
+    worker.signal(Signal::SIGSTOP);
+    server.signal("TERM");
+    // Two of a kind that come at once may be one; of another kind it is another.
+    server.signal("INT");
+    assert!(matches!(server.wait().code(), Some(130 | 143)), "{}", server.stderr());
+    poll_until(PATIENCE, || !worker.lives());
+}
+
+#[test]
+fn a_worker_that_hangs_is_killed_when_the_time_to_stop_is_over() {
+    let folder = Folder::new();
+    let mut server = Process::start(&folder, &["--shutdown-timeout", "100ms"]);
+    let worker = Worker::of(&server);
+    worker.signal(Signal::SIGSTOP);
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+    assert!(!worker.lives());
+}
+
+#[test]
+fn without_a_supervisor_it_is_one_process() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--no-supervisor"]);
+    server.get("/metrics").expect_status(200);
+    assert!(Worker::none_of(&server));
+    server.stop();
+}
+
+/// Then whoever keeps it alive must start it again, so its status says that only that is needed.
+#[test]
+fn without_a_supervisor_it_ends_with_status_75_when_only_a_fresh_process_will_do() {
+    let folder = Folder::new();
+    let mut server = Process::start(&folder, &["--no-supervisor"]);
+    let bomb = request("POST", "/order", &["Content-Length: 9999999999999"], "");
+    poll_until(PATIENCE, || Client::connect(server.address()).and_then(|mut client| client.send(&bomb)).is_err());
+    assert_eq!(server.wait().code(), Some(75), "{}", server.stderr());
+    let server = Process::start(&folder, &["--no-supervisor"]);
+    server.get("/metrics").expect_status(200);
+    server.stop();
+}
+
+/// Every write beyond the size of an empty file ends a process, as a broken disk might.
+#[test]
+fn a_worker_that_can_never_start_ends_the_parent_too() {
+    let folder = Folder::new();
+    for trap in ["", "trap '' XFSZ; "] {
+        let mut command = Command::new("sh");
+        let script = format!("{trap}ulimit -f 0; exec \"$0\" --listen 127.0.0.1:0 --db new.db");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_orderd")]);
+        let ended = Ended::of(in_clean_environment(command, &folder));
+        assert!(matches!(ended.code, Some(1 | 2)) && ended.stdout.is_empty(), "{ended:?}");
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("orderd: ") || last.contains("no worker process can start"), "{ended:?}");
+    }
+}
+
+/// Promise 4: the parent holds the lock, whether there is a worker or not.
+#[test]
+fn a_second_orderd_is_refused_also_while_the_worker_is_being_replaced() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &[]);
+    for _ in 0..5 {
+        let worker = Worker::of(&server);
+        worker.signal(Signal::SIGKILL);
+        let mut second = orderd(&folder);
+        second.args(["--listen", "127.0.0.1:0"]);
+        Ended::of(second).expect_refused(&["orders.db", "another orderd"]);
+        worker.successor(&server);
+        served_again(&server);
+    }
+    server.stop();
+}
+
+/// A database that is replaced under a running parent by a foreign one is told by the next worker, and ends both.
+#[test]
+fn a_worker_that_says_what_the_user_must_mend_is_not_started_again() {
+    let folder = Folder::new();
+    let mut server = Process::start(&folder, &[]);
+    let newer = crate::harness::connection(&server.db());
+    newer.pragma_update(None, "user_version", 1_000).unwrap();
+    // Out of the log and into the file.
+    newer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(newer);
+    Worker::of(&server).signal(Signal::SIGKILL);
+    assert_eq!(server.wait().code(), Some(2), "{}", server.stderr());
+    let complaints: Vec<_> = server.stderr().lines().filter(|line| line.starts_with("orderd: ")).map(str::to_string).collect();
+    assert_eq!(complaints.len(), 1, "{}", server.stderr());
+    assert!(complaints[0].contains("newer orderd"), "{complaints:?}");
+}
