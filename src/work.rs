@@ -21,6 +21,8 @@ pub(crate) use command::end_leftovers;
 
 /// A delay between two attempts never grows beyond this.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(3_600);
+/// The longest `last_error` that is kept, in bytes: every listing of the order shows it.
+const MAX_ERROR_BYTES: usize = 1_024;
 
 /// A function that processes one order. It is called on a thread of its own, for several orders at once.
 pub type Function = Arc<dyn Fn(&Order) -> Result<(), WorkError> + Send + Sync>;
@@ -114,9 +116,9 @@ impl Retries {
         match result {
             Ok(()) => Outcome::Completed,
             Err(WorkError { message, retry: true }) if attempt < self.max_attempts => {
-                Outcome::Retry { at_ms: now_ms.saturating_add(self.delay_ms(attempt)).max(1), error: message }
+                Outcome::Retry { at_ms: now_ms.saturating_add(self.delay_ms(attempt)).max(1), error: cut(message) }
             }
-            Err(WorkError { message, .. }) => Outcome::Failed { error: message },
+            Err(WorkError { message, .. }) => Outcome::Failed { error: cut(message) },
         }
     }
 
@@ -127,6 +129,12 @@ impl Retries {
         let jitter = RandomState::new().build_hasher().finish() % (delay / 2 + 1);
         (delay * 3 / 4 + jitter).min(MAX_RETRY_DELAY.as_millis() as u64) as i64
     }
+}
+
+fn cut(mut message: String) -> String {
+    let end = (0..=message.len().min(MAX_ERROR_BYTES)).rev().find(|at| message.is_char_boundary(*at));
+    message.truncate(end.unwrap_or(0));
+    message
 }
 
 /// One attempt that is under way.

@@ -135,18 +135,17 @@ impl Shared {
 
     pub(super) fn queue_retry(self: &Arc<Self>, request: Request, head: Head, id: OrderId) -> Arrival {
         let shared = self.clone();
-        self.queue_write(request, Write::Revive(id.clone()), move |request, written| {
-            let refusal = match written {
-                Ok(Written::Revived(Revived::Pending)) => {
+        self.queue_write(request, Write::Revive(id), move |request, written| {
+            let reply = match written {
+                Ok(Written::Revived(Revived::Pending(order))) => {
                     shared.bell.ring();
-                    shared.door.peers.reading(request.remote_addr());
-                    return shared.answer(request, &head, Ok(Route::Order(id)));
+                    Reply::order(&order)
                 }
-                Ok(Written::Revived(Revived::Unknown)) => Refusal::UnknownOrder,
-                Ok(_) => Refusal::NotFailed,
-                Err(error) => Refusal::Unavailable(error),
+                Ok(Written::Revived(Revived::Unknown)) => Refusal::UnknownOrder.into(),
+                Ok(_) => Refusal::NotFailed.into(),
+                Err(error) => Refusal::Unavailable(error).into(),
             };
-            shared.send(request, &head, &refusal.into());
+            shared.send(request, &head, &reply);
         })
     }
 

@@ -3,12 +3,11 @@
 //! Every change of a status is guarded by the status that its [`Transition`] starts from, and the end of an attempt by that
 //! attempt's number too, so that a late or doubled step changes nothing.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
-use super::read::status_of;
 use super::{Look, items_from_text};
 use crate::error::Error;
-use crate::order::{Amount, NewOrder, OrderId, Transition};
+use crate::order::{Amount, NewOrder, Order, OrderId, Transition};
 
 /// What became of a [`Tx::create`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +21,10 @@ pub enum Created {
 }
 
 /// What became of a [`Tx::revive`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Revived {
-    /// The order had failed and is `Pending` with this transaction.
-    Pending,
+    /// The order had failed and is `Pending` with this transaction, as it stands here: the processor may take it up at any time.
+    Pending(Box<Order>),
     /// It has not failed, so there is nothing to try again.
     NotFailed,
     /// There is no such order.
@@ -196,15 +195,11 @@ impl<'a> Tx<'a> {
             .0
             .prepare_cached("UPDATE orders SET status = ?3, retry_at = 0 WHERE order_id = ?1 AND status = ?2")?
             .execute(params![id.as_str(), from.as_str(), to.as_str()])?;
-        if changed == 1 {
-            return Ok(Revived::Pending);
-        }
-        let status = self
-            .0
-            .prepare_cached("SELECT status FROM orders WHERE order_id = ?1")?
-            .query_row([id.as_str()], status_of)
-            .optional()?;
-        Ok(if status.is_some() { Revived::NotFailed } else { Revived::Unknown })
+        Ok(match self.look().order(id)? {
+            Some(order) if changed == 1 => Revived::Pending(Box::new(order)),
+            Some(_) => Revived::NotFailed,
+            None => Revived::Unknown,
+        })
     }
 
     /// Writes something of no meaning, to learn whether the disk takes it.

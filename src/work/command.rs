@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid, getpgrp};
 
 use super::{Urge, WorkError};
 use crate::order::Order;
@@ -264,7 +264,11 @@ pub(crate) fn end_leftovers(database: &Path) {
         }
         log::warn!("ending {} processes that a killed server left behind", leftovers.len());
         for leftover in leftovers {
-            let _ = kill(leftover, Signal::SIGKILL);
+            // With its group, which is a command's: some of that may have been given another environment.
+            let _ = match getpgid(Some(leftover)) {
+                Ok(group) if group != getpgrp() => killpg(group, Signal::SIGKILL),
+                _ => kill(leftover, Signal::SIGKILL),
+            };
         }
         std::thread::sleep(Duration::from_millis(10));
     }

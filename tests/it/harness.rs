@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use orderd::{Address, Clock, Config, Listen, Server};
 
 pub use client::{Answer, Client};
-pub use process::{Ended, Process, in_clean_environment, orderd, signal};
+pub use process::{Ended, Process, in_clean_environment, is_running, orderd, signal};
 
 /// The time to wait for what should come soon: far more than any machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,6 +83,11 @@ impl Drop for Folder {
 /// The body of an order that differs from others in its id alone. `id` is put into JSON as it is.
 pub fn order(id: &str) -> String {
     format!(r#"{{"order_id":"{id}","user_id":"user1","item_ids":["item1","item2"],"total_amount":100.0}}"#)
+}
+
+/// The ids `o-0`, `o-1`, …
+pub fn ids(numbers: std::ops::Range<usize>) -> impl Iterator<Item = String> {
+    numbers.map(|n| format!("o-{n}"))
 }
 
 /// The answer to its creation.
@@ -218,6 +223,33 @@ pub trait Serving {
 
     fn rows(&self) -> Vec<Row> {
         rows(&self.db())
+    }
+
+    /// The whole record of an order. `id` is put into the path as it is.
+    #[track_caller]
+    fn record(&self, id: &str) -> serde_json::Value {
+        self.get(&format!("/orders/{id}")).expect_status(200).json()
+    }
+
+    /// Waits until an order is in `status`, and gives its record.
+    #[track_caller]
+    fn wait_for(&self, id: &str, status: &str) -> serde_json::Value {
+        let done = comes_true(PATIENCE, || self.status(id) == status);
+        let record = self.record(id);
+        assert!(done, "{id} should be {status}: {record:#}");
+        record
+    }
+
+    /// Creates these orders over one connection, many at once.
+    #[track_caller]
+    fn create(&self, ids: impl IntoIterator<Item = String>) {
+        let mut client = self.client();
+        let ids: Vec<_> = ids.into_iter().collect();
+        // Not so many that the answers fill the connection while nobody reads them.
+        for ids in ids.chunks(500) {
+            client.send(ids.iter().flat_map(|id| post(order(id))).collect::<Vec<_>>()).unwrap();
+            ids.iter().for_each(|id| _ = client.answer().expect(200, &created(id)));
+        }
     }
 
     /// Waits until all orders are completed, and there are so many.

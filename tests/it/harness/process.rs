@@ -3,6 +3,7 @@
 //! Only processes started here are ended, by their id. The binary may be one process or a small parent with a worker; what is
 //! told or killed is always the one that was started.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -70,6 +71,12 @@ impl Process {
         process
     }
 
+    /// The same process, to be reached at another address, such as the absolute path of its socket.
+    pub fn at(mut self, address: Address) -> Process {
+        self.address = address;
+        self
+    }
+
     /// `SIGKILL`: what a crash looks like.
     pub fn kill(mut self) {
         self.kill_and_wait();
@@ -102,6 +109,14 @@ impl Process {
         self.child.id()
     }
 
+    /// The process that serves: a child of the one that was started.
+    #[track_caller]
+    pub fn worker_id(&self) -> u32 {
+        let id = self.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        children.trim().parse().unwrap_or_else(|_| panic!("expected one child, got {children:?}"))
+    }
+
     /// What it wrote to standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
@@ -131,6 +146,13 @@ impl Process {
 pub fn signal(id: u32, name: &str) {
     let sent = Command::new("kill").args(["-s", name, &id.to_string()]).status().unwrap();
     assert!(sent.success(), "cannot send {name} to {id}");
+}
+
+/// Whether there is a process of this id that has not ended. One that nobody has waited for yet has.
+pub fn is_running(id: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // The name before the state may hold anything.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 impl Serving for Process {
