@@ -12,8 +12,9 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{self, Shutdown, SockaddrStorage};
+use nix::sys::socket::{self, Shutdown};
 
+use crate::descriptors;
 use crate::peers::Peers;
 
 /// How long tiny_http may take to close a connection that has been cut.
@@ -41,7 +42,8 @@ struct Entry {
 impl Census {
     /// Of a server that listens on `port`, before anyone is connected.
     pub fn new(port: u16, patience: Duration) -> Census {
-        let unconnected = descriptors().into_iter().filter(|fd| is_on(*fd, port) && peer_of(*fd).is_none());
+        let unconnected =
+            descriptors::all().into_iter().filter(|fd| descriptors::is_on(*fd, port) && descriptors::peer_of(*fd).is_none());
         Census { port, patience, listening: unconnected.collect(), seen: HashMap::new() }
     }
 
@@ -50,11 +52,11 @@ impl Census {
         let now = Instant::now();
         let mut before = std::mem::take(&mut self.seen);
         let mut lost = 0;
-        for fd in descriptors() {
-            if self.listening.contains(&fd) || !is_on(fd, self.port) {
+        for fd in descriptors::all() {
+            if self.listening.contains(&fd) || !descriptors::is_on(fd, self.port) {
                 continue;
             }
-            let peer = peer_of(fd);
+            let peer = descriptors::peer_of(fd);
             let heard = peer.map_or(0, |peer| peers.heard(&peer));
             let mut entry = match before.remove(&fd) {
                 Some(entry) if peer.is_none() || entry.peer == peer && entry.heard == heard => entry,
@@ -72,24 +74,4 @@ impl Census {
         // Each has two descriptors.
         lost / 2
     }
-}
-
-fn descriptors() -> Vec<RawFd> {
-    let entries = std::fs::read_dir("/dev/fd").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-fn is_on(fd: RawFd, port: u16) -> bool {
-    address(socket::getsockname(fd)).is_some_and(|own| own.port() == port)
-}
-
-fn peer_of(fd: RawFd) -> Option<SocketAddr> {
-    address(socket::getpeername(fd))
-}
-
-/// The address of an internet socket.
-pub fn address(found: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
-    let found = found.ok()?;
-    let v4 = found.as_sockaddr_in().map(|a| SocketAddr::new(a.ip().into(), a.port()));
-    v4.or_else(|| found.as_sockaddr_in6().map(|a| SocketAddr::new(a.ip().into(), a.port())))
 }

@@ -28,7 +28,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, SockaddrStorage};
 
-use crate::census::{self, Census};
+use crate::census::Census;
+use crate::descriptors::{self, Descriptors};
 use crate::error::Error;
 use crate::listener::Address;
 use crate::peers::Peers;
@@ -60,11 +61,13 @@ pub struct Door {
     /// The number of tiny_http's listening socket, open as long as its accept thread lives.
     listening: RawFd,
     read_timeout: Duration,
+    /// None on a Unix socket.
+    descriptors: Option<Descriptors>,
     /// What every request asks about its peer.
     pub peers: Peers,
     nudges: AtomicUsize,
     traffic: AtomicBool,
-    deadlines: Mutex<Vec<Deadline>>,
+    deadlines: Mutex<Vec<(u64, Deadline)>>,
     next_deadline: AtomicU64,
     forgotten: AtomicUsize,
     started: Instant,
@@ -75,9 +78,10 @@ pub struct Door {
 }
 
 struct Deadline {
-    id: u64,
     at: Instant,
     peer: SocketAddr,
+    /// Looked for when the time has come, if it is not known.
+    descriptor: Option<RawFd>,
     how: Shutdown,
 }
 
@@ -90,7 +94,7 @@ pub struct Watch<'a> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            unpoisoned(&self.door.deadlines).retain(|d| d.id != id);
+            unpoisoned(&self.door.deadlines).retain(|(other, _)| *other != id);
         }
     }
 }
@@ -107,8 +111,13 @@ impl Door {
         read_timeout: Duration,
         on_worn: impl Fn(&'static str) + Send + Sync + 'static,
     ) -> Result<Arc<Door>, Error> {
+        let descriptors = match &address {
+            Address::Tcp(own) => Some(Descriptors::new(own.port())),
+            Address::Unix(_) => None,
+        };
         let door = Arc::new(Door {
             address,
+            descriptors,
             listening,
             read_timeout,
             peers: Peers::new(),
@@ -164,51 +173,54 @@ impl Door {
         }
     }
 
-    /// Nothing more of this peer is looked at, and its connection ends soon, at the latest when it has had time to read the
-    /// last answer.
-    pub fn condemn(&self, peer: Option<&SocketAddr>) {
+    /// Nothing more of this peer is looked at, and its connection, if it still has this descriptor, ends as soon as it has had
+    /// time to read the last answer.
+    pub fn condemn(&self, peer: Option<&SocketAddr>, descriptor: Option<RawFd>) {
         if let Some(peer) = peer {
             self.peers.condemn(peer, self.now_ms() + CONDEMNED_FOR.as_millis() as u64);
-            self.add_deadline(*peer, Instant::now() + LINGER, Shutdown::Both);
+            // Without one it has ended already.
+            if descriptor.is_some() {
+                self.add_deadline(Deadline { at: Instant::now() + LINGER, peer: *peer, descriptor, how: Shutdown::Both });
+            }
         }
     }
 
-    /// Shuts the peer's connection down, which ends every read or write that is blocked on it. Says whether it was found; a
-    /// Unix socket's never is.
-    pub fn cut(&self, peer: Option<&SocketAddr>, how: Shutdown) -> bool {
-        let (Some(peer), Address::Tcp(own)) = (peer, &self.address) else { return false };
-        let how = match how {
-            Shutdown::Read => socket::Shutdown::Read,
-            Shutdown::Write => socket::Shutdown::Write,
-            Shutdown::Both => socket::Shutdown::Both,
-        };
-        let Ok(descriptors) = std::fs::read_dir("/dev/fd") else { return false };
-        let mut found = false;
-        for descriptor in descriptors.flatten() {
-            let Some(descriptor) = descriptor.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
-                continue;
-            };
-            let ours = || census::address(socket::getsockname(descriptor)).is_some_and(|a| a.port() == own.port());
-            if census::address(socket::getpeername(descriptor)).as_ref() == Some(peer) && ours() {
-                // Of the two descriptors that tiny_http has of a connection, either will do.
-                found |= socket::shutdown(descriptor, how).is_ok();
-                break;
-            }
+    /// The descriptor of the peer's connection. Best asked for while a request of it is at hand: of one that has ended meanwhile
+    /// it takes a look at all descriptors to know. `None` on a Unix socket.
+    pub fn descriptor(&self, peer: Option<&SocketAddr>) -> Option<RawFd> {
+        self.descriptors.as_ref()?.find(peer?)
+    }
+
+    /// Shuts the peer's connection down, if it still has this descriptor, which ends every read or write that is blocked on it.
+    pub fn cut(&self, peer: Option<&SocketAddr>, descriptor: Option<RawFd>, how: Shutdown) {
+        if let (Some(peer), Some(descriptor), Some(descriptors)) = (peer, descriptor, &self.descriptors)
+            && descriptors.is_of(descriptor, peer)
+        {
+            // Should it have ended just now, nothing is left to be shut down.
+            let _ = socket::shutdown(
+                descriptor,
+                match how {
+                    Shutdown::Read => socket::Shutdown::Read,
+                    Shutdown::Write => socket::Shutdown::Write,
+                    Shutdown::Both => socket::Shutdown::Both,
+                },
+            );
         }
-        found
     }
 
     /// Cuts the peer's connection at a time, unless the returned watch is dropped before.
     #[must_use]
     pub fn watch(&self, peer: Option<&SocketAddr>, at: Instant, how: Shutdown) -> Watch<'_> {
-        Watch { door: self, id: peer.map(|peer| self.add_deadline(*peer, at, how)) }
+        let deadline = |peer: &SocketAddr| Deadline { at, peer: *peer, descriptor: None, how };
+        Watch { door: self, id: peer.map(|peer| self.add_deadline(deadline(peer))) }
     }
 
     /// Gets rid of a request that must never be dropped. Its client sees the connection close.
     pub fn forget(&self, request: tiny_http::Request) {
         let peer = request.remote_addr().copied();
+        let descriptor = self.descriptor(peer.as_ref());
         std::mem::forget(request);
-        self.cut(peer.as_ref(), Shutdown::Both);
+        self.cut(peer.as_ref(), descriptor, Shutdown::Both);
         if self.forgotten.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FORGOTTEN {
             self.wear("too many requests with absurd lengths hold threads that cannot be freed");
         }
@@ -226,13 +238,14 @@ impl Door {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn add_deadline(&self, peer: SocketAddr, at: Instant, how: Shutdown) -> u64 {
+    fn add_deadline(&self, deadline: Deadline) -> u64 {
         let id = self.next_deadline.fetch_add(1, Ordering::Relaxed);
+        let at = deadline.at;
         let mut deadlines = unpoisoned(&self.deadlines);
-        let earliest = deadlines.iter().all(|d| at < d.at);
-        deadlines.push(Deadline { id, at, peer, how });
+        deadlines.push((id, deadline));
         drop(deadlines);
-        if earliest {
+        // The keeper looks at them at each tick anyway.
+        if at < Instant::now() + TICK {
             self.wake();
         }
         id
@@ -295,11 +308,12 @@ impl Door {
     fn cut_the_late(&self, otherwise: Instant) -> Instant {
         let now = Instant::now();
         let mut deadlines = unpoisoned(&self.deadlines);
-        let late: Vec<Deadline> = deadlines.extract_if(.., |d| d.at <= now).collect();
-        let next = deadlines.iter().map(|d| d.at).min().unwrap_or(otherwise);
+        let late: Vec<_> = deadlines.extract_if(.., |(_, d)| d.at <= now).collect();
+        let next = deadlines.iter().map(|(_, d)| d.at).min().unwrap_or(otherwise);
         drop(deadlines);
-        for deadline in late {
-            self.cut(Some(&deadline.peer), deadline.how);
+        for (_, deadline) in late {
+            let peer = Some(&deadline.peer);
+            self.cut(peer, deadline.descriptor.or_else(|| self.descriptor(peer)), deadline.how);
         }
         next
     }
@@ -310,9 +324,7 @@ impl Door {
         let unconnected = socket::getpeername::<SockaddrStorage>(self.listening) == Err(nix::errno::Errno::ENOTCONN);
         unconnected
             && match &self.address {
-                Address::Tcp(own) => {
-                    census::address(socket::getsockname(self.listening)).is_some_and(|a| a.port() == own.port())
-                }
+                Address::Tcp(own) => descriptors::is_on(self.listening, own.port()),
                 Address::Unix(_) => true,
             }
     }

@@ -66,6 +66,7 @@ mod client;
 mod clock;
 pub mod commit;
 pub mod config;
+mod descriptors;
 mod door;
 mod error;
 mod listener;

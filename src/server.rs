@@ -300,7 +300,8 @@ impl Shared {
             }
             Arrival::Condemned(request, head) => {
                 if !head.body_has_arrived {
-                    self.door.cut(request.remote_addr(), Shutdown::Read);
+                    let peer = request.remote_addr();
+                    self.door.cut(peer, self.door.descriptor(peer), Shutdown::Read);
                 }
                 // Without an answer, and without the 500 that dropping it alone would bring.
                 drop(request.into_writer());

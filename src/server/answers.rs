@@ -162,24 +162,28 @@ impl Shared {
         let peer = request.remote_addr().copied();
         // Before the answer: tiny_http goes on reading the connection meanwhile.
         self.door.ignore(peer.as_ref());
-        if !head.body_has_arrived && !self.door.cut(peer.as_ref(), Shutdown::Read) && peer.is_none() {
-            // Over a Unix socket nothing can end the wait for the rest of this body but its sender.
-            return self.door.forget(request);
+        let descriptor = self.door.descriptor(peer.as_ref());
+        if !head.body_has_arrived {
+            if peer.is_none() {
+                // Over a Unix socket nothing can end the wait for the rest of this body but its sender.
+                return self.door.forget(request);
+            }
+            self.door.cut(peer.as_ref(), descriptor, Shutdown::Read);
         }
-        let before_next = || {
-            // So that nothing else is answered on it, not even by tiny_http itself.
-            self.door.cut(peer.as_ref(), Shutdown::Write);
-        };
+        // So that nothing else is answered on it, not even by tiny_http itself.
+        let before_next = || self.door.cut(peer.as_ref(), descriptor, Shutdown::Write);
         let _ = wire::send(request, &head.closing(), &refusal.into(), before_next);
         // Only now, as the answers to earlier requests may have taken their time.
-        self.door.condemn(peer.as_ref());
+        self.door.condemn(peer.as_ref(), descriptor);
     }
 
     /// A peer that does not read its answers holds whoever writes them, so it is let go.
     pub(super) fn unsendable(&self, peer: Option<&SocketAddr>, e: &io::Error) {
         log::debug!("answers are not read: {e}");
-        self.door.condemn(peer);
-        self.door.cut(peer, Shutdown::Both);
+        self.door.ignore(peer);
+        let descriptor = self.door.descriptor(peer);
+        self.door.cut(peer, descriptor, Shutdown::Both);
+        self.door.condemn(peer, descriptor);
     }
 }
 
