@@ -5,14 +5,16 @@
 //! holds an answer back until the earlier requests of its connection are answered, and `commit.rs` says what would come of
 //! answering in another order.
 //!
-//! A request that pipelines behind an unanswered order of its own connection waits in the same queue, so that it sees that
-//! order (RFC 9112, 9.3.2). Unix sockets have no peer address to tell connections apart by; there it may not.
+//! `server/answers.rs` does what a request asks for, `server/receive.rs` waits for bodies.
 //!
 //! Embedding programs use [`Server`] alone. Nothing here ends the process: who starts a server says what happens when the
 //! database can no longer be written.
 
-use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr};
+mod answers;
+mod receive;
+
+use std::io;
+use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,28 +23,20 @@ use std::time::{Duration, Instant};
 
 use tiny_http::Request;
 
-use crate::api::{self, MAX_BODY_BYTES, Refusal, Reply, Route};
+use crate::api::{self, Refusal, Route};
 use crate::bodies::Bodies;
-use crate::commit::{Committer, Job, Refused, Write, Written};
+use crate::commit::{Committer, Refused};
 use crate::config::Config;
 use crate::door::{Door, MAX_DRAINED_BYTES};
 use crate::error::Error;
 use crate::listener::{Address, Listener};
-use crate::metrics;
-use crate::order::{NewOrder, OrderId};
 use crate::processor::{self, Bell, Processor, Settings};
-use crate::store::{self, Created, Lock, Look, Readers, Revived};
-use crate::wire::{self, Framing, Head};
+use crate::store::{self, Lock, Readers};
+use crate::wire::Head;
 use crate::work::{self, Retries};
-
-/// How long the body of a refused request may take to come, so that the connection can be used again.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the last answers may take, once there is no work to wait for.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
-
-/// The longest that a write waits for earlier reads of its connection.
-const READS_PASS: Duration = Duration::from_millis(100);
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -314,261 +308,13 @@ impl Shared {
             Arrival::Bomb(request) => self.door.forget(request),
         }
     }
-
-    /// Answers what needs no commit.
-    fn answer(&self, request: Request, head: &Head, route: Result<Route, Refusal>) {
-        let reply = match route {
-            Ok(route) => {
-                let look = || self.readers.look(|look| Ok(look_up(look, &route)));
-                // A panic costs this request alone.
-                let reply = catch_unwind(AssertUnwindSafe(look));
-                self.door.peers.has_read(request.remote_addr());
-                match reply {
-                    Ok(reply) => reply.unwrap_or_else(|e| unreadable(e).into()),
-                    Err(_) => Refusal::Internal.into(),
-                }
-            }
-            Err(refusal @ Refusal::BadFraming(_)) => return self.refuse_for_good(request, *head, refusal),
-            Err(refusal) => refusal.into(),
-        };
-        self.send(request, head, &reply);
-    }
-
-    /// Waits for a body and goes on with its request. Runs where it may block.
-    fn receive(self: &Arc<Self>, mut request: Request, mut head: Head, route: Result<Route, Refusal>) {
-        let peer = request.remote_addr().copied();
-        let deadline = Instant::now() + self.read_timeout;
-        let watch = self.door.watch(peer.as_ref(), deadline, Shutdown::Read);
-        let refusal = match (route, head.framing) {
-            (Err(refusal @ Refusal::BadFraming(_)), _) | (Err(refusal), Ok(Framing::Chunked)) => {
-                return self.refuse_for_good(request, head, refusal);
-            }
-            (Err(refusal), _) => refusal,
-            (Ok(_), Ok(Framing::Length(length))) if length > MAX_BODY_BYTES => Refusal::TooLarge,
-            (Ok(route), framing) => match self.read_body(&mut request, framing, deadline) {
-                Ok(body) => {
-                    drop(watch);
-                    head.body_has_arrived = true;
-                    let arrival = match route {
-                        Route::CreateOrder => self.queue_order(request, head, &body),
-                        Route::Health => self.queue_probe(request, head),
-                        Route::Retry(id) => self.queue_retry(request, head, id),
-                        route => {
-                            self.door.peers.reading(peer.as_ref());
-                            Arrival::Ready(request, head, Ok(route))
-                        }
-                    };
-                    return self.handle(arrival);
-                }
-                Err(refusal) => return self.refuse_for_good(request, head, refusal),
-            },
-        };
-        // A client that waits for 100 Continue and hears this instead may never send the body.
-        drop(watch);
-        let _watch = self.door.watch(peer.as_ref(), deadline.min(Instant::now() + DRAIN_TIMEOUT), Shutdown::Both);
-        if let Err(e) = wire::send_and_drain(request, &Reply::from(refusal)) {
-            self.unsendable(peer.as_ref(), &e);
-        }
-    }
-
-    fn read_body(
-        &self,
-        request: &mut Request,
-        framing: Result<Framing, &'static str>,
-        deadline: Instant,
-    ) -> Result<Vec<u8>, Refusal> {
-        let expected = match framing.map_err(Refusal::BadFraming)? {
-            Framing::Length(length) => Some(length),
-            Framing::Chunked => None,
-        };
-        let mut body = Vec::with_capacity(expected.unwrap_or(0));
-        // Of a request that asks for another protocol tiny_http gives the raw stream, so the length is kept to here.
-        let mut rest = request.as_reader().take(expected.unwrap_or(MAX_BODY_BYTES + 1) as u64);
-        let mut buffer = [0; 16 << 10];
-        loop {
-            let read = match rest.read(&mut buffer) {
-                Ok(read) => read,
-                // The deadline ends a read as the sender would.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock || Instant::now() >= deadline => return Err(Refusal::SlowBody),
-                Err(_) => return Err(Refusal::BrokenBody),
-            };
-            body.extend_from_slice(&buffer[..read]);
-            if body.len() > MAX_BODY_BYTES {
-                return Err(Refusal::TooLarge);
-            } else if expected == Some(body.len()) {
-                return Ok(body);
-            } else if Instant::now() >= deadline {
-                return Err(Refusal::SlowBody);
-            } else if read == 0 {
-                // Within a chunk this is the end of what was sent; the decoder does not say so, but then the JSON does.
-                return if expected.is_none() { Ok(body) } else { Err(Refusal::BrokenBody) };
-            }
-        }
-    }
-
-    fn queue_order(self: &Arc<Self>, request: Request, head: Head, body: &[u8]) -> Arrival {
-        let order: NewOrder = match api::order_in(body) {
-            Ok(order) => order,
-            Err(refusal) => return Arrival::Ready(request, head, Err(refusal)),
-        };
-        let id = order.order_id.clone();
-        let shared = self.clone();
-        self.queue_write(request, Write::Create(order), move |request, written| {
-            let outcome = written.map(|written| match written {
-                Written::Order(created) => created,
-                _ => unreachable!("a create comes back as what became of it"),
-            });
-            if matches!(outcome, Ok(Created::New)) {
-                shared.bell.ring();
-            }
-            shared.send(request, &head, &Reply::created(&id, outcome));
-        })
-    }
-
-    /// Queues a write and hands its request to `finish` once its fate is known. Before that, what the peer sent earlier is looked
-    /// up; until then, what it sends later waits in the same queue.
-    fn queue_write(
-        self: &Arc<Self>,
-        request: Request,
-        write: Write,
-        finish: impl FnOnce(Request, Result<Written, Refused>) + Send + 'static,
-    ) -> Arrival {
-        let peer = request.remote_addr().copied();
-        self.let_reads_pass(peer.as_ref());
-        self.door.peers.queued(peer.as_ref());
-        let door = self.door.clone();
-        let finish = Box::new(move |written| {
-            // Whatever is read from now on sees the write, or its absence.
-            door.peers.settled(peer.as_ref());
-            finish(request, written);
-        });
-        self.committer.enqueue(Job { write, finish });
-        Arrival::Queued
-    }
-
-    /// `/healthz` is answered by a write that reaches the disk, like an order's.
-    fn queue_probe(self: &Arc<Self>, request: Request, head: Head) -> Arrival {
-        let shared = self.clone();
-        self.queue_write(request, Write::Probe, move |request, written| {
-            let reply = match written {
-                Err(error) => Refusal::Unavailable(error).into(),
-                Ok(_) if !shared.processor_alive.load(Ordering::Relaxed) => Refusal::ProcessorDead.into(),
-                Ok(_) => Reply::healthy(),
-            };
-            shared.send(request, &head, &reply);
-        })
-    }
-
-    /// For a request that came behind an order of its own connection: answered with what it would have seen, had each waited for
-    /// the one before.
-    fn queue_look(self: &Arc<Self>, request: Request, head: Head, route: Route) -> Arrival {
-        let (shared, seen) = (self.clone(), Arc::new(Mutex::new(None)));
-        let see = seen.clone();
-        self.committer.enqueue(Job {
-            write: Write::Look(Box::new(move |look| {
-                let reply = look_up(look, &route);
-                *see.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(reply);
-            })),
-            finish: Box::new(move |written| {
-                let seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-                let reply = match written {
-                    Ok(_) => seen.unwrap_or_else(|| Refusal::Internal.into()),
-                    Err(error) => Refusal::Unavailable(error).into(),
-                };
-                shared.send(request, &head, &reply);
-            }),
-        });
-        Arrival::Queued
-    }
-
-    /// Waits until what `peer` sent before has been looked up, so that it does not see the write that is about to be queued. That
-    /// takes microseconds; the limit is for a thread that panicked over it.
-    fn let_reads_pass(&self, peer: Option<&SocketAddr>) {
-        if self.door.peers.is_reading(peer) {
-            let until = Instant::now() + READS_PASS;
-            while self.door.peers.is_reading(peer) && Instant::now() < until {
-                std::thread::yield_now();
-            }
-        }
-    }
-
-    fn queue_retry(self: &Arc<Self>, request: Request, head: Head, id: OrderId) -> Arrival {
-        let shared = self.clone();
-        self.queue_write(request, Write::Revive(id), move |request, written| {
-            let reply = match written {
-                Ok(Written::Revived(Revived::Pending(order))) => {
-                    shared.bell.ring();
-                    Reply::order(&order)
-                }
-                Ok(Written::Revived(Revived::Unknown)) => Refusal::UnknownOrder.into(),
-                Ok(_) => Refusal::NotFailed.into(),
-                Err(error) => Refusal::Unavailable(error).into(),
-            };
-            shared.send(request, &head, &reply);
-        })
-    }
-
-    /// Answers a request whose body, if any, has been read.
-    fn send(&self, request: Request, head: &Head, reply: &Reply) {
-        let peer = request.remote_addr().copied();
-        if let Err(e) = wire::send(request, head, reply, || {}) {
-            self.unsendable(peer.as_ref(), &e);
-        }
-    }
-
-    /// Answers and ends the connection, because what follows on it can't be trusted or will not come.
-    fn refuse_for_good(&self, request: Request, head: Head, refusal: Refusal) {
-        let peer = request.remote_addr().copied();
-        // Before the answer: tiny_http goes on reading the connection meanwhile.
-        self.door.ignore(peer.as_ref());
-        if !head.body_has_arrived && !self.door.cut(peer.as_ref(), Shutdown::Read) && peer.is_none() {
-            // Over a Unix socket nothing can end the wait for the rest of this body but its sender.
-            return self.door.forget(request);
-        }
-        let before_next = || {
-            // So that nothing else is answered on it, not even by tiny_http itself.
-            self.door.cut(peer.as_ref(), Shutdown::Write);
-        };
-        let _ = wire::send(request, &head.closing(), &refusal.into(), before_next);
-        // Only now, as the answers to earlier requests may have taken their time.
-        self.door.condemn(peer.as_ref());
-    }
-
-    /// A peer that does not read its answers holds whoever writes them, so it is let go.
-    fn unsendable(&self, peer: Option<&SocketAddr>, e: &io::Error) {
-        log::debug!("answers are not read: {e}");
-        self.door.condemn(peer);
-        self.door.cut(peer, Shutdown::Both);
-    }
-}
-
-/// What a request that only reads is answered.
-fn look_up(look: Look<'_>, route: &Route) -> Reply {
-    #[cfg(test)]
-    assert!(*route != Route::OrderStatus(OrderId::from_stored("panic".into())), "a panic on purpose");
-    let found = match route {
-        Route::OrderStatus(id) => look.status(id).map(|status| status.map(|status| Reply::order_status(id, status))),
-        Route::Order(id) => look.order(id).map(|order| order.map(|order| Reply::order(&order))),
-        Route::Orders(query) => look.page(&query.filter, query.after, query.limit).map(|page| Some(Reply::orders(&page))),
-        Route::Metrics => look.counts().map(|counts| Some(metrics::json(&counts))),
-        Route::CreateOrder | Route::Health | Route::Retry(_) => unreachable!("these write"),
-    };
-    match found {
-        Ok(reply) => reply.unwrap_or_else(|| Refusal::UnknownOrder.into()),
-        Err(e) => unreadable(e).into(),
-    }
-}
-
-fn unreadable(error: Error) -> Refusal {
-    log::error!("read refused: {error}");
-    Refusal::Unavailable(Arc::new(error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Listen;
-    use std::io::Write as _;
+    use std::io::{Read, Write as _};
     use std::net::TcpStream;
 
     #[test]

@@ -68,7 +68,7 @@ impl Writer {
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         // Created with a rollback journal and only then switched to the log, so that the main file's header names its owner
         // from the first commit on, even if we are killed before the log is copied back for the first time.
-        schema::migrate(&mut connection)?;
+        schema::migrate(&mut connection, path)?;
         set(&connection, "journal_mode", "wal", "wal")?;
         // FULL syncs the log at every commit; NORMAL would not, and lost acknowledged orders in every power-cut test.
         set(&connection, "synchronous", "FULL", "2")?;

@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn every_page_is_read_from_an_index_in_order() {
         let mut connection = Connection::open_in_memory().unwrap();
-        super::super::schema::migrate(&mut connection).unwrap();
+        super::super::schema::migrate(&mut connection, "memory".as_ref()).unwrap();
         for status in [None].into_iter().chain(Status::ALL.map(Some)) {
             for user_id in [None, Some("u".to_string())] {
                 let filter = Filter { status, user_id };

@@ -4,6 +4,8 @@
 //! file from the version that is its index to the next one, inside one transaction together with the new version number, so
 //! a crash leaves the old version whole. A test opens a file of every older version.
 
+use std::path::Path;
+
 use rusqlite::Connection;
 
 use crate::error::Error;
@@ -79,10 +81,16 @@ CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), written_at INTEGER NO
 INSERT INTO probe VALUES (1, 0);
 ";
 
-/// Brings the database behind `connection` to [`VERSION`]. A fresh file is at version 0.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), Error> {
+/// Brings the database behind `connection`, whose file is at `path`, to [`VERSION`]. A fresh file is at version 0.
+///
+/// # Errors
+/// [`Error::TooNew`]: the header of the file is looked at before it is opened, but a newer version may still be in the log.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Error> {
     loop {
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version > VERSION {
+            return Err(Error::TooNew { file: path.to_path_buf(), found: version, known: VERSION });
+        }
         let Some(step) = usize::try_from(version).ok().and_then(|v| MIGRATIONS.get(v)) else { return Ok(()) };
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
