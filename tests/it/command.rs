@@ -239,8 +239,9 @@ fn the_last_error_is_the_last_line_of_standard_error_and_at_most_a_kibibyte() {
         server.create(ids(0..1));
         assert_eq!(ending(&server, "o-0", "Failed"), (1, last_error), "{command}");
     }
-    let server = running(&format!("{long}; exec sleep 1000"), |config| config.max_attempts = 1);
+    let server = running(&format!("{long}; echo $$ > said; exec sleep 1000"), |config| config.max_attempts = 1);
     server.create(ids(0..1));
+    process_in(&server, "said");
     turn_until_over(&server, 1);
     let (_, last_error) = ending(&server, "o-0", "Failed");
     assert!(last_error.starts_with("timed out: xxx") && last_error.len() <= 1_024, "{} bytes", last_error.len());
