@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
 
 use crate::config::{Config, Listen};
@@ -39,6 +40,8 @@ const MEMORY_CHECK: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How much longer than its timeout an orderly stop may take: running commands are then still to be told, and killed.
 const STOP_GRACE: Duration = Duration::from_secs(6);
+/// How long to wait for orphans to be gone after they were killed.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
 /// A worker that lives for less died as soon as it started.
 const AT_ONCE: Duration = Duration::from_millis(250);
 /// The delay after the first worker that died at once, and the longest. A client that waits in the backlog notices neither.
@@ -98,6 +101,9 @@ pub fn supervise(config: &Config, on_ready: impl Fn(&Address)) -> Result<(), Err
     let listener = Listener::bind(&config.listen)?;
     let lock = Lock::acquire(&config.db)?;
     raise_descriptor_limit();
+    // What a dead worker's commands leave behind becomes our child instead of init's, so that it can be found.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_child_subreaper(true);
     let address = listener.address()?;
     let result = Supervisor { config, listener, lock, address: address.clone(), events, inbox, answered: false }.run(on_ready);
     if let Address::Unix(path) = &address {
@@ -135,6 +141,7 @@ impl Supervisor<'_> {
                 Over::Stopped => return Ok(()),
                 Over::Ended(status) => status.map_err(Error::Worker)?,
             };
+            end_orphans();
             // It has said what is wrong itself.
             if status.code() == Some(2) {
                 return Err(Error::Reported { exit_status: 2 });
@@ -223,6 +230,7 @@ impl Supervisor<'_> {
                 send(worker, Signal::SIGKILL);
                 kill_at = None;
             }
+            reap_orphans(worker);
             let memory = resident_bytes(worker);
             if memory > self.config.max_memory.saturating_mul(2) {
                 send(worker, Signal::SIGKILL);
@@ -259,6 +267,47 @@ fn pid_of(child: &Child) -> Pid {
 /// A worker that has just ended needs no signal.
 fn send(worker: Pid, signal: Signal) {
     let _ = kill(worker, signal);
+}
+
+/// Takes note of the end of children that are not the worker: orphans that its commands left behind, or, if this is process 1 of
+/// a container, anybody's.
+fn reap_orphans(worker: Pid) {
+    let ended = || waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT).ok()?.pid();
+    // The worker's own end is waited for elsewhere.
+    while let Some(orphan) = ended().filter(|pid| *pid != worker) {
+        if waitpid(orphan, Some(WaitPidFlag::WNOHANG)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Kills what a dead worker's commands left behind, before another takes their orders up. The fresh worker looks for leftovers too
+/// (`work/command.rs`), but finds only those that have kept their environment.
+fn end_orphans() {
+    let until = Instant::now() + ORPHAN_PATIENCE;
+    loop {
+        let orphans = children_of(Pid::this());
+        if orphans.is_empty() || Instant::now() > until {
+            return;
+        }
+        for orphan in orphans {
+            send(orphan, Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        reap_orphans(Pid::from_raw(0));
+    }
+}
+
+/// None where there is no `/proc`.
+fn children_of(parent: Pid) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+    let is_child = |pid: &Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The parent's id is the second word behind the name, which may itself hold spaces and parentheses.
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)) == Some(&parent.to_string())
+    };
+    processes.filter(is_child).collect()
 }
 
 /// 0 where the system does not say: then nothing is limited.

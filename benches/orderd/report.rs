@@ -176,6 +176,7 @@ impl Report {
             writeln!(out, "{:<82} {value:>10}  {:<16} {}", figure.name, figure.target(), figure.verdict())?;
         }
         match self.short() {
+            _ if self.figures.iter().all(|f| matches!(f.bound, Bound::None)) => Ok(()),
             0 => writeln!(out, "\nAll targets are met."),
             short => writeln!(out, "\n{short} of {} figures fall short.", self.figures.len()),
         }

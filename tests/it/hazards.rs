@@ -183,6 +183,7 @@ impl Drop for BareProcess {
 #[ignore = "serves until its standard input is closed; started by the tests above"]
 fn the_bare_server_in_its_own_process() {
     let server = Bare::start(2);
-    println!("bare: {}", server.http.server_addr());
+    // On standard output, which the harness of these tests captures only from what is printed by macros.
+    let _ = writeln!(std::io::stdout(), "bare: {}", server.http.server_addr());
     let _ = std::io::stdin().read(&mut [0]);
 }
