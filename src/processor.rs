@@ -304,7 +304,11 @@ impl State {
                     Outcome::Completed | Outcome::Failed { .. } => None,
                 });
                 self.retry_at_ms = delayed.chain(self.retry_at_ms).min();
-                self.maybe_pending |= writing.claim > 0 && claimed.len() == writing.claim;
+                if writing.claim > 0 && claimed.len() == writing.claim {
+                    self.maybe_pending = true;
+                } else if writing.claim > 0 {
+                    self.look_ahead();
+                }
                 self.begin(claimed);
             }
             Ok(_) => {}
@@ -316,6 +320,14 @@ impl State {
                     std::thread::sleep(RETRY_AFTER);
                 }
             }
+        }
+    }
+
+    /// Learns when the next delayed order is due. The time of the last one has passed, and those behind it were not known.
+    fn look_ahead(&mut self) {
+        // Of a fresh one the bell tells.
+        if let Ok(Some(at_ms @ 1..)) = self.readers.look(|look| look.next_claim_ms()) {
+            self.retry_at_ms = Some(at_ms);
         }
     }
 

@@ -106,6 +106,29 @@ fn the_delay_doubles_and_the_order_waits_for_it() {
     assert_eq!(server.wait_for("o-0", "Completed")["last_error"], "attempt 6 failed");
 }
 
+/// By the system's clock. The processor wakes for each of them, not only for the first and then for whatever it finds when it
+/// looks by itself, once a second. As a ratio, as a loaded machine is late for all.
+#[test]
+fn every_delayed_order_is_tried_again_when_its_time_has_come() {
+    let server = Local::start(|config| {
+        config.clock = orderd::Clock::system();
+        config.retry_delay = Duration::from_millis(400);
+        config.work = Work::function(|order: &Order| match order.attempts {
+            1 => Err(WorkError::retry("later")),
+            _ => Ok(()),
+        });
+    });
+    let punctual = (0..5).any(|round| {
+        let begun = 20 * round;
+        server.create(ids(begun..begun + 20));
+        server.wait_until_completed(begun as u64 + 20);
+        let took = server.rows().into_iter().skip(begun).map(|row| row.completed_at.unwrap() - row.created_at);
+        // At most 500 ms of it are the delay.
+        took.max().unwrap() < 1_000
+    });
+    assert!(punctual, "{:#?}", server.rows());
+}
+
 /// The time is in the row.
 #[test]
 fn a_restart_forgets_no_delay() {

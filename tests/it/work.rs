@@ -1,9 +1,8 @@
 //! Work that is a function of the embedding program: what its endings mean, that none can harm the processor, and that nobody waits
 //! for another's.
 //!
-//! Also what holds for work of any kind: the guard of each ending, and a completion that the disk does not take.
+//! Also what holds for work of any kind: the guard of each ending.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use orderd::order::{NewOrder, Status};
 use orderd::store::{self, Claimed, Created, Ending, Lock, Outcome};
 use orderd::{Clock, Config, Order, Work, WorkError};
 
-use crate::harness::{Folder, Local, PATIENCE, Serving, comes_true, connection, ids, in_status, order, poll_until, post};
+use crate::harness::{Folder, Local, PATIENCE, Serving, comes_true, ids, in_status, order, poll_until};
 
 /// Something that work waits for, until a test opens it or ends.
 #[derive(Clone, Default)]
@@ -292,31 +291,4 @@ fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
     }
     let record = status();
     assert_eq!((record.status, record.last_error.as_deref(), record.completed_at), (Status::Failed, Some("no stock"), None));
-}
-
-/// Promise 3. The other program holds the write lock for longer than a write waits for it.
-#[test]
-fn a_completion_that_cannot_be_written_is_tried_again_until_it_is() {
-    let (gate, _opens) = gate();
-    let calls = Arc::new(AtomicU32::new(0));
-    let (behind, count) = (gate.clone(), calls.clone());
-    let server = working(move |_| {
-        count.fetch_add(1, Ordering::SeqCst);
-        behind.pass();
-        Ok(())
-    });
-    server.create(ids(0..3));
-    poll_until(PATIENCE, || calls.load(Ordering::SeqCst) == 3);
-    let other = connection(&server.db());
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    gate.open();
-    // Refused together with the completions, or after them.
-    let mut client = server.client();
-    client.set_read_timeout(PATIENCE).unwrap();
-    client.ask(post(order("x"))).expect_error(503, "storage_unavailable");
-    assert_eq!(server.metrics().processing, 3);
-    other.execute_batch("ROLLBACK").unwrap();
-    server.wait_until_completed(3);
-    assert_eq!(calls.load(Ordering::SeqCst), 3, "nothing is done twice for it");
-    assert_eq!(server.rows().iter().map(|row| row.attempts).collect::<HashSet<_>>(), HashSet::from([1]));
 }
