@@ -3,13 +3,15 @@
 //! Where a command has to run out of time, the test turns the clock. What it leaves behind is looked for in `/proc`.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use orderd::{Config, Work};
 use serde_json::Value;
 
 use crate::harness::{
-    Folder, Local, PATIENCE, Process, Serving, comes_true, connection, created, ids, is_running, order, poll_until,
+    Folder, Local, PATIENCE, Process, Serving, comes_true, connection, created, ids, in_clean_environment, is_running, order,
+    poll_until,
 };
 
 /// A server in this process whose work is `command`, run in its folder.
@@ -82,7 +84,7 @@ fn a_command_is_given_the_record_and_who_it_works_for_and_nothing_of_ours() {
     assert_eq!(variable("PATH"), std::env::var("PATH").ok().as_deref(), "what else there is, is passed on");
     assert_eq!(variable("ORDERD_WORKER_OF"), None);
     // What we have inherited ourselves is passed on, too.
-    let own = std::process::Command::new("ls").arg("/proc/self/fd").output().unwrap();
+    let own = Command::new("ls").arg("/proc/self/fd").output().unwrap();
     assert_eq!(read("descriptors"), String::from_utf8(own.stdout).unwrap());
     assert_eq!(read("group"), read("process"), "it leads a process group of its own");
     assert_eq!(given["attempts"], 2, "a status other than 0 and 65 means once more");
@@ -190,6 +192,23 @@ fn a_process_that_has_left_the_group_holds_no_order_up() {
     let left = process_in(&server, "left");
     assert!(is_running(left));
     crate::harness::signal(left, "KILL");
+}
+
+/// An ignored signal is inherited, and with this one ignored, nobody can ask how a child has ended.
+#[test]
+fn how_a_command_ends_is_known_also_to_an_orderd_that_was_started_with_sigchld_ignored() {
+    for flags in ["", "--no-supervisor"] {
+        let folder = Folder::new();
+        let mut command = Command::new("python3");
+        let start = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); \
+                             os.execvp(sys.argv[1], sys.argv[1:])";
+        command.args(["-c", start, env!("CARGO_BIN_EXE_orderd"), "--listen", "127.0.0.1:0", "--exec", "exit 65"]);
+        command.args(flags.split_whitespace());
+        let server = Process::spawn(in_clean_environment(command, &folder), &folder);
+        server.create(ids(0..1));
+        assert_eq!(ending(&server, "o-0", "Failed"), (1, "exit status 65".into()));
+        server.stop();
+    }
 }
 
 #[test]
