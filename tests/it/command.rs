@@ -114,7 +114,7 @@ fn the_largest_record_hangs_nothing_whether_it_is_read_or_not() {
 
 #[test]
 fn a_command_that_hangs_without_reading_the_largest_record_runs_out_of_time() {
-    let server = running("exec sleep 1000", |_| {});
+    let server = running("exec sleep 100", |_| {});
     let items = vec![format!("\"{}\"", "i".repeat(255)); 1_000].join(",");
     let body = format!(r#"{{"order_id":"1","user_id":"u","item_ids":[{items}],"total_amount":1}}"#);
     server.post(body).expect(200, &created("1"));
@@ -161,8 +161,8 @@ fn a_command_that_ends_by_a_signal_is_tried_again() {
 fn a_command_that_hangs_is_ended_with_its_grandchildren_and_tried_again() {
     for deaf in ["", "trap '' TERM; "] {
         // The second attempt works.
-        let hang = "test $ORDER_ATTEMPT -gt 1 && exit; echo hanging >&2; (sleep 1000 & echo $! > grandchild; wait) & \
-                    echo $$ > child; sleep 1000; sleep 1000";
+        let hang = "test $ORDER_ATTEMPT -gt 1 && exit; echo hanging >&2; (sleep 100 & echo $! > grandchild; wait) & \
+                    echo $$ > child; sleep 100; sleep 100";
         let server = running(&format!("{deaf}{hang}"), |_| {});
         server.create(ids(0..1));
         let processes = [process_in(&server, "child"), process_in(&server, "grandchild")];
@@ -176,7 +176,7 @@ fn a_command_that_hangs_is_ended_with_its_grandchildren_and_tried_again() {
 
 #[test]
 fn what_a_command_leaves_running_is_ended_with_it() {
-    let server = running("sleep 1000 & echo $! > left", |_| {});
+    let server = running("sleep 100 & echo $! > left", |_| {});
     server.create(ids(0..1));
     assert_eq!(ending(&server, "o-0", "Completed"), (1, String::new()));
     let left = process_in(&server, "left");
@@ -186,7 +186,7 @@ fn what_a_command_leaves_running_is_ended_with_it() {
 /// It is no longer ours to end, but nobody waits for it either. It holds on to the command's output.
 #[test]
 fn a_process_that_has_left_the_group_holds_no_order_up() {
-    let server = running("setsid sh -c 'echo $$ > left; exec sleep 1000' & while ! test -s left; do sleep 0.01; done", |_| {});
+    let server = running("setsid sh -c 'echo $$ > left; exec sleep 100' & while ! test -s left; do sleep 0.01; done", |_| {});
     server.create(ids(0..1));
     assert_eq!(ending(&server, "o-0", "Completed"), (1, String::new()));
     let left = process_in(&server, "left");
@@ -260,7 +260,7 @@ fn the_last_error_is_the_last_line_of_standard_error_and_at_most_a_kibibyte() {
         server.create(ids(0..1));
         assert_eq!(ending(&server, "o-0", "Failed"), (1, last_error), "{command}");
     }
-    let server = running(&format!("{long}; echo $$ > said; exec sleep 1000"), |config| config.max_attempts = 1);
+    let server = running(&format!("{long}; echo $$ > said; exec sleep 100"), |config| config.max_attempts = 1);
     server.create(ids(0..1));
     process_in(&server, "said");
     turn_until_over(&server, 1);
@@ -271,7 +271,7 @@ fn the_last_error_is_the_last_line_of_standard_error_and_at_most_a_kibibyte() {
 #[test]
 fn between_orders_no_core_is_spent_on_waiting() {
     let folder = Folder::new();
-    let server = Process::start(&folder, &["--exec", "test $ORDER_ID != o-0 || exec sleep 1000", "--shutdown-timeout", "0s"]);
+    let server = Process::start(&folder, &["--exec", "test $ORDER_ID != o-0 || exec sleep 100", "--shutdown-timeout", "0s"]);
     server.create(ids(0..100));
     poll_until(PATIENCE, || server.metrics().completed == 99);
     // User and system time, of both processes, in hundredths of a second.
@@ -295,7 +295,8 @@ fn between_orders_no_core_is_spent_on_waiting() {
 #[test]
 fn a_completion_that_cannot_be_written_is_tried_again_until_it_is() {
     let folder = Folder::new();
-    let server = Process::start(&folder, &["--exec", "echo >> begun; until test -e end; do sleep 0.01; done"]);
+    let server =
+        Process::start(&folder, &["--exec", "echo >> begun; while test -e begun && ! test -e end; do sleep 0.01; done"]);
     server.create(ids(0..3));
     poll_until(PATIENCE, || server.metrics().processing == 3);
     let other = connection(&server.db());
