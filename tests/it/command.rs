@@ -3,13 +3,15 @@
 //! Where a command has to run out of time, the test turns the clock. What it leaves behind is looked for in `/proc`.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use orderd::{Config, Work};
 use serde_json::Value;
 
 use crate::harness::{
-    Folder, Local, PATIENCE, Process, Serving, comes_true, connection, created, ids, is_running, order, poll_until,
+    Folder, Local, PATIENCE, Process, Serving, comes_true, connection, created, ids, in_clean_environment, is_running, order,
+    poll_until,
 };
 
 /// A server in this process whose work is `command`, run in its folder.
@@ -82,7 +84,7 @@ fn a_command_is_given_the_record_and_who_it_works_for_and_nothing_of_ours() {
     assert_eq!(variable("PATH"), std::env::var("PATH").ok().as_deref(), "what else there is, is passed on");
     assert_eq!(variable("ORDERD_WORKER_OF"), None);
     // What we have inherited ourselves is passed on, too.
-    let own = std::process::Command::new("ls").arg("/proc/self/fd").output().unwrap();
+    let own = Command::new("ls").arg("/proc/self/fd").output().unwrap();
     assert_eq!(read("descriptors"), String::from_utf8(own.stdout).unwrap());
     assert_eq!(read("group"), read("process"), "it leads a process group of its own");
     assert_eq!(given["attempts"], 2, "a status other than 0 and 65 means once more");
@@ -112,7 +114,7 @@ fn the_largest_record_hangs_nothing_whether_it_is_read_or_not() {
 
 #[test]
 fn a_command_that_hangs_without_reading_the_largest_record_runs_out_of_time() {
-    let server = running("exec sleep 1000", |_| {});
+    let server = running("exec sleep 100", |_| {});
     let items = vec![format!("\"{}\"", "i".repeat(255)); 1_000].join(",");
     let body = format!(r#"{{"order_id":"1","user_id":"u","item_ids":[{items}],"total_amount":1}}"#);
     server.post(body).expect(200, &created("1"));
@@ -159,8 +161,8 @@ fn a_command_that_ends_by_a_signal_is_tried_again() {
 fn a_command_that_hangs_is_ended_with_its_grandchildren_and_tried_again() {
     for deaf in ["", "trap '' TERM; "] {
         // The second attempt works.
-        let hang = "test $ORDER_ATTEMPT -gt 1 && exit; echo hanging >&2; (sleep 1000 & echo $! > grandchild; wait) & \
-                    echo $$ > child; sleep 1000; sleep 1000";
+        let hang = "test $ORDER_ATTEMPT -gt 1 && exit; echo hanging >&2; (sleep 100 & echo $! > grandchild; wait) & \
+                    echo $$ > child; sleep 100; sleep 100";
         let server = running(&format!("{deaf}{hang}"), |_| {});
         server.create(ids(0..1));
         let processes = [process_in(&server, "child"), process_in(&server, "grandchild")];
@@ -174,7 +176,7 @@ fn a_command_that_hangs_is_ended_with_its_grandchildren_and_tried_again() {
 
 #[test]
 fn what_a_command_leaves_running_is_ended_with_it() {
-    let server = running("sleep 1000 & echo $! > left", |_| {});
+    let server = running("sleep 100 & echo $! > left", |_| {});
     server.create(ids(0..1));
     assert_eq!(ending(&server, "o-0", "Completed"), (1, String::new()));
     let left = process_in(&server, "left");
@@ -184,12 +186,29 @@ fn what_a_command_leaves_running_is_ended_with_it() {
 /// It is no longer ours to end, but nobody waits for it either. It holds on to the command's output.
 #[test]
 fn a_process_that_has_left_the_group_holds_no_order_up() {
-    let server = running("setsid sh -c 'echo $$ > left; exec sleep 1000' & while ! test -s left; do sleep 0.01; done", |_| {});
+    let server = running("setsid sh -c 'echo $$ > left; exec sleep 100' & while ! test -s left; do sleep 0.01; done", |_| {});
     server.create(ids(0..1));
     assert_eq!(ending(&server, "o-0", "Completed"), (1, String::new()));
     let left = process_in(&server, "left");
     assert!(is_running(left));
     crate::harness::signal(left, "KILL");
+}
+
+/// An ignored signal is inherited, and with this one ignored, nobody can ask how a child has ended.
+#[test]
+fn how_a_command_ends_is_known_also_to_an_orderd_that_was_started_with_sigchld_ignored() {
+    for flags in ["", "--no-supervisor"] {
+        let folder = Folder::new();
+        let mut command = Command::new("python3");
+        let start = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); \
+                             os.execvp(sys.argv[1], sys.argv[1:])";
+        command.args(["-c", start, env!("CARGO_BIN_EXE_orderd"), "--listen", "127.0.0.1:0", "--exec", "exit 65"]);
+        command.args(flags.split_whitespace());
+        let server = Process::spawn(in_clean_environment(command, &folder), &folder);
+        server.create(ids(0..1));
+        assert_eq!(ending(&server, "o-0", "Failed"), (1, "exit status 65".into()));
+        server.stop();
+    }
 }
 
 #[test]
@@ -241,7 +260,7 @@ fn the_last_error_is_the_last_line_of_standard_error_and_at_most_a_kibibyte() {
         server.create(ids(0..1));
         assert_eq!(ending(&server, "o-0", "Failed"), (1, last_error), "{command}");
     }
-    let server = running(&format!("{long}; echo $$ > said; exec sleep 1000"), |config| config.max_attempts = 1);
+    let server = running(&format!("{long}; echo $$ > said; exec sleep 100"), |config| config.max_attempts = 1);
     server.create(ids(0..1));
     process_in(&server, "said");
     turn_until_over(&server, 1);
@@ -252,7 +271,7 @@ fn the_last_error_is_the_last_line_of_standard_error_and_at_most_a_kibibyte() {
 #[test]
 fn between_orders_no_core_is_spent_on_waiting() {
     let folder = Folder::new();
-    let server = Process::start(&folder, &["--exec", "test $ORDER_ID != o-0 || exec sleep 1000", "--shutdown-timeout", "0s"]);
+    let server = Process::start(&folder, &["--exec", "test $ORDER_ID != o-0 || exec sleep 100", "--shutdown-timeout", "0s"]);
     server.create(ids(0..100));
     poll_until(PATIENCE, || server.metrics().completed == 99);
     // User and system time, of both processes, in hundredths of a second.
@@ -276,7 +295,8 @@ fn between_orders_no_core_is_spent_on_waiting() {
 #[test]
 fn a_completion_that_cannot_be_written_is_tried_again_until_it_is() {
     let folder = Folder::new();
-    let server = Process::start(&folder, &["--exec", "echo >> begun; until test -e end; do sleep 0.01; done"]);
+    let server =
+        Process::start(&folder, &["--exec", "echo >> begun; while test -e begun && ! test -e end; do sleep 0.01; done"]);
     server.create(ids(0..3));
     poll_until(PATIENCE, || server.metrics().processing == 3);
     let other = connection(&server.db());

@@ -1,6 +1,7 @@
 //! The end of a server while commands run: an orderly stop tells them, a crash leaves none beside its successor.
 //!
 //! Commands leave notes in the server's folder: what has begun, what was told to stop, and what found its predecessor running.
+//! When a test fails, nobody may be left to end them, so they end by themselves after a while or when the folder is gone.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +30,7 @@ fn statuses(server: &Process) -> BTreeMap<String, usize> {
 fn a_stop_tells_commands_to_end_and_puts_their_orders_back() {
     for flags in [&[][..], &["--no-supervisor"]] {
         let folder = Folder::new();
-        let polite = "trap 'echo $ORDER_ID >> told; exit 0' TERM; echo $$ >> begun; while :; do sleep 0.01; done";
+        let polite = "trap 'echo $ORDER_ID >> told; exit 0' TERM; echo $$ >> begun; while test -e begun; do sleep 0.01; done";
         let mut flags = flags.to_vec();
         flags.extend(["--exec", polite, "--shutdown-timeout", "100ms"]);
         let mut server = Process::start(&folder, &flags);
@@ -47,7 +48,7 @@ fn a_stop_tells_commands_to_end_and_puts_their_orders_back() {
 #[test]
 fn a_command_that_will_not_listen_is_killed_and_the_stop_is_still_in_time() {
     let folder = Folder::new();
-    let deaf = "trap '' TERM; (sleep 1000 & echo $! >> begun; wait) & echo $$ >> begun; sleep 1000; sleep 1000";
+    let deaf = "trap '' TERM; (sleep 100 & echo $! >> begun; wait) & echo $$ >> begun; sleep 100; sleep 100";
     let mut server = Process::start(&folder, &["--exec", deaf, "--shutdown-timeout", "100ms"]);
     server.create(ids(0..2));
     poll_until(PATIENCE, || lines(&folder, "begun").len() == 4);
@@ -62,7 +63,8 @@ fn a_command_that_will_not_listen_is_killed_and_the_stop_is_still_in_time() {
 #[test]
 fn a_stop_gives_running_commands_their_time_and_begins_no_others() {
     let folder = Folder::new();
-    let slow = "echo $ORDER_ID >> begun; until test -e end; do sleep 0.01; done; test $ORDER_ID != o-1 || exit 65";
+    let slow =
+        "echo $ORDER_ID >> begun; while test -e begun && ! test -e end; do sleep 0.01; done; test $ORDER_ID != o-1 || exit 65";
     let mut server = Process::start(&folder, &["--exec", slow, "--shutdown-timeout", "1m", "--concurrency", "2"]);
     server.create(ids(0..5));
     poll_until(PATIENCE, || lines(&folder, "begun").len() == 2);
@@ -83,7 +85,7 @@ fn a_stop_gives_running_commands_their_time_and_begins_no_others() {
 #[test]
 fn a_second_signal_ends_the_stop_and_the_next_start_ends_the_commands() {
     let folder = Folder::new();
-    let flags = ["--exec", "test $ORDER_ATTEMPT -gt 1 || { echo $$ >> begun; exec sleep 1000; }", "--shutdown-timeout", "10m"];
+    let flags = ["--exec", "test $ORDER_ATTEMPT -gt 1 || { echo $$ >> begun; exec sleep 100; }", "--shutdown-timeout", "10m"];
     let mut server = Process::start(&folder, &flags);
     server.create(ids(0..2));
     poll_until(PATIENCE, || lines(&folder, "begun").len() == 2);
@@ -107,8 +109,8 @@ const LEFT_BEHIND: &str = r#"
     done
     echo $ORDER_ID >> begun
     test -e calm && exit
-    sleep 1000 & echo $! > pids-$ORDER_ID
-    env -i sleep 1000 & echo $! >> pids-$ORDER_ID
+    sleep 100 & echo $! > pids-$ORDER_ID
+    env -i sleep 100 & echo $! >> pids-$ORDER_ID
     echo $$ >> pids-$ORDER_ID
     echo $ORDER_ID >> hanging
     wait
