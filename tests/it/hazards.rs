@@ -181,6 +181,7 @@ impl Drop for BareProcess {
 
 #[test]
 #[ignore = "serves until its standard input is closed; started by the tests above"]
+#[expect(clippy::print_stdout, reason = "its parent reads the address there")]
 fn the_bare_server_in_its_own_process() {
     let server = Bare::start(2);
     // On standard output, which the harness of these tests captures only from what is printed by macros.

@@ -136,6 +136,35 @@ fn clients_that_pipeline_and_never_read_are_let_go() {
     server.stop();
 }
 
+/// Each of them may hold a worker until its answers can no longer be sent, but not one after the other.
+#[test]
+fn clients_that_never_read_do_not_hold_others_up_for_long() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--max-memory", "2G"]);
+    let mute: Vec<_> = (0..8).map(|_| raw(&server)).collect();
+    std::thread::scope(|scope| {
+        for mut client in &mute {
+            scope.spawn(move || {
+                client.set_write_timeout(Some(PATIENCE)).unwrap();
+                let requests = get("/metrics").repeat(1_000);
+                let _ = (0..50).try_for_each(|_| client.write_all(requests.as_bytes()));
+            });
+        }
+    });
+    // Eight times the write timeout would be 16 s. The flood itself has to be gone through as well.
+    let flood = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while flood.elapsed() < Duration::from_secs(12) {
+        let (mut client, asked) = (server.client(), Instant::now());
+        client.set_read_timeout(2 * PATIENCE).unwrap();
+        client.ask(get("/order/unknown")).expect_status(404);
+        slowest = slowest.max(asked.elapsed());
+    }
+    eprintln!("beside 8 clients that never read: the slowest answer took {slowest:?}");
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+    server.stop();
+}
+
 #[test]
 fn a_header_without_an_end_is_stopped_by_the_limit_of_memory() {
     const LIMIT: u64 = 64 << 20;
