@@ -41,8 +41,7 @@ impl Client<'_> {
     /// # Errors
     /// [`Error::Unreachable`], or [`Error::Refused`] with what the server says.
     pub fn retry(&self, order_id: &str) -> Result<(), Error> {
-        let path = format!("/orders/{}/retry", percent::encode(order_id));
-        match self.ask("POST", &path)? {
+        match self.ask("POST", &retry_path(order_id))? {
             (200, _) => Ok(()),
             (status, body) => Err(refused(order_id, status, &body)),
         }
@@ -61,8 +60,12 @@ impl Client<'_> {
                 _ => return Err(refused("the list of failed orders", status, &body)),
             };
             for Failed { order_id } in page.data {
-                self.retry(&order_id)?;
-                retried += 1;
+                match self.ask("POST", &retry_path(&order_id))? {
+                    (200, _) => retried += 1,
+                    // Somebody else has had it tried again, or has removed it.
+                    (404 | 409, _) => {}
+                    (status, body) => return Err(refused(&order_id, status, &body)),
+                }
             }
             match page.next {
                 Some(next) => after = format!("&after={}", percent::encode(&next)),
@@ -88,6 +91,10 @@ impl Client<'_> {
         .map_err(unreachable)?;
         parse(answer).ok_or_else(|| unreachable(std::io::Error::other("what answers there is not HTTP")))
     }
+}
+
+fn retry_path(order_id: &str) -> String {
+    format!("/orders/{}/retry", percent::encode(order_id))
 }
 
 fn exchange(mut stream: impl Read + Write, request: &str, answer: &mut Vec<u8>) -> std::io::Result<()> {

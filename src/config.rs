@@ -155,7 +155,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "D",
         default: "60s",
         help: "how long a command may take before it is ended",
-        set: |config, text| duration(text).map(|v| config.exec_timeout = v),
+        set: |config, text| some_time(text).map(|v| config.exec_timeout = v),
     },
     Setting {
         flag: "max-attempts",
@@ -183,13 +183,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "D",
         default: "30s",
         help: "of silence on a connection, and for a whole body",
-        set: |config, text| match duration(text)? {
-            Duration::ZERO => Err("a connection needs some time; use at least 1ms".into()),
-            v => {
-                config.read_timeout = v;
-                Ok(())
-            }
-        },
+        set: |config, text| some_time(text).map(|v| config.read_timeout = v),
     },
     Setting {
         flag: "shutdown-timeout",
@@ -268,12 +262,19 @@ fn listen(text: &str) -> Result<Listen, String> {
 }
 
 /// The longest duration that is taken: a hundred years, so that adding one to a time never overflows.
-const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= MAX_DURATION => Ok(duration),
         _ => Err("durations look like 250ms, 5s, 2m or 0s".into()),
+    }
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("that leaves no time at all; use at least 1ms".into()),
+        duration => Ok(duration),
     }
 }
 

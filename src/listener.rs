@@ -24,8 +24,9 @@ use crate::error::Error;
 const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 #[cfg(not(target_os = "linux"))]
 const BACKLOG: Backlog = Backlog::MAXCONN;
-/// How long a peer may leave its answers unread once the kernel can't hold any more of them. Short, as a worker waits.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one write waits for a peer that has left its answers unread until the kernel can't hold any more of them: hundreds of
+/// kilobytes. Short, because a worker waits, and one after the other if many peers do so; who sends a long answer tries again.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A bound socket.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ use tiny_http::Request;
 use crate::api::{self, Refusal, Route};
 use crate::bodies::Bodies;
 use crate::commit::{Committer, Refused};
-use crate::config::Config;
+use crate::config::{Config, MAX_DURATION};
 use crate::door::{Door, MAX_DRAINED_BYTES};
 use crate::error::Error;
 use crate::listener::{Address, Listener};
@@ -81,6 +81,14 @@ impl Server {
         lock: Lock,
         on_trouble: impl Fn(Trouble) + Send + Sync + 'static,
     ) -> Result<Server, Error> {
+        // A longer one would overflow where it is added to a time.
+        let config = &Config {
+            processing_time: config.processing_time.min(MAX_DURATION),
+            exec_timeout: config.exec_timeout.min(MAX_DURATION),
+            read_timeout: config.read_timeout.min(MAX_DURATION),
+            shutdown_timeout: config.shutdown_timeout.min(MAX_DURATION),
+            ..config.clone()
+        };
         let address = listener.address()?;
         listener.prepare(config.read_timeout)?;
         let (mut writer, readers) = store::open(&lock, config.workers)?;

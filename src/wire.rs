@@ -8,7 +8,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tiny_http::{HTTPVersion, Request};
 
@@ -143,19 +143,41 @@ fn content_length(value: &str) -> Result<usize, &'static str> {
 
 /// Answers `request`, and calls `before_next` when the answer is on its way and before any later answer of the connection can
 /// be. Blocks until the earlier requests of its connection are answered, and first of all until its body has come, if that
-/// has not been read; afterwards the request is gone.
+/// has not been read; afterwards the request is gone. A peer that takes nothing for longer than `patience` is given up.
 ///
 /// # Errors
 /// What the socket says. A client that has gone away is no error: what it asked for is done.
-pub fn send(request: Request, head: &Head, reply: &Reply, before_next: impl FnOnce()) -> io::Result<()> {
+pub fn send(request: Request, head: &Head, reply: &Reply, patience: Duration, before_next: impl FnOnce()) -> io::Result<()> {
     let bytes = to_bytes(head, reply);
     let mut writer = request.into_writer();
-    let sent = writer.write_all(&bytes).and_then(|()| writer.flush());
+    let sent = write_patiently(&mut writer, &bytes, patience);
     before_next();
     match sent {
-        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Err(e),
+        Err(e) if is_timeout(&e) => Err(e),
         _ => Ok(()),
     }
+}
+
+fn write_patiently(writer: &mut impl Write, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
+    let mut last_progress = Instant::now();
+    loop {
+        let step = if bytes.is_empty() { writer.flush().map(|()| 0) } else { writer.write(bytes) };
+        match step {
+            Ok(_) if bytes.is_empty() => return Ok(()),
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                last_progress = Instant::now();
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if is_timeout(&e) && last_progress.elapsed() < patience => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn is_timeout(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Answers `request` although its body has not been read, and then reads and drops the rest of it.

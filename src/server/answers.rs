@@ -27,9 +27,12 @@ use crate::wire::{self, Head};
 /// The longest that a write waits for earlier reads of its connection.
 const READS_PASS: Duration = Duration::from_millis(100);
 
+/// An answer longer than this is not sent by a worker. The kernel takes less at once without its reader's help.
+const LONG_ANSWER_BYTES: usize = 64 << 10;
+
 impl Shared {
     /// Answers what needs no commit.
-    pub(super) fn answer(&self, request: Request, head: &Head, route: Result<Route, Refusal>) {
+    pub(super) fn answer(self: &Arc<Self>, request: Request, head: &Head, route: Result<Route, Refusal>) {
         let reply = match route {
             Ok(route) => {
                 let look = || self.readers.look(|look| Ok(look_up(look, &route)));
@@ -44,7 +47,17 @@ impl Shared {
             Err(refusal @ Refusal::BadFraming(_)) => return self.refuse_for_good(request, *head, refusal),
             Err(refusal) => refusal.into(),
         };
-        self.send(request, head, &reply);
+        if reply.body.len() <= LONG_ANSWER_BYTES {
+            return self.send(request, head, &reply);
+        }
+        // A long one goes at the reader's speed, so it is sent where that holds up nobody.
+        let (shared, head) = (self.clone(), *head);
+        let given = self.bodies.give((request, reply), move |(request, reply)| {
+            shared.send_within(request, &head, &reply, shared.read_timeout);
+        });
+        if let Err((request, reply)) = given {
+            self.send(request, &head, &reply);
+        }
     }
 
     pub(super) fn queue_order(self: &Arc<Self>, request: Request, head: Head, body: &[u8]) -> Arrival {
@@ -151,8 +164,13 @@ impl Shared {
 
     /// Answers a request whose body, if any, has been read.
     fn send(&self, request: Request, head: &Head, reply: &Reply) {
+        // Its peer has already left much unread if the kernel can't take it at once.
+        self.send_within(request, head, reply, Duration::ZERO);
+    }
+
+    fn send_within(&self, request: Request, head: &Head, reply: &Reply, patience: Duration) {
         let peer = request.remote_addr().copied();
-        if let Err(e) = wire::send(request, head, reply, || {}) {
+        if let Err(e) = wire::send(request, head, reply, patience, || {}) {
             self.unsendable(peer.as_ref(), &e);
         }
     }
@@ -172,7 +190,7 @@ impl Shared {
         }
         // So that nothing else is answered on it, not even by tiny_http itself.
         let before_next = || self.door.cut(peer.as_ref(), descriptor, Shutdown::Write);
-        let _ = wire::send(request, &head.closing(), &refusal.into(), before_next);
+        let _ = wire::send(request, &head.closing(), &refusal.into(), Duration::ZERO, before_next);
         // Only now, as the answers to earlier requests may have taken their time.
         self.door.condemn(peer.as_ref(), descriptor);
     }

@@ -184,7 +184,6 @@ impl Drop for BareProcess {
 #[expect(clippy::print_stdout, reason = "its parent reads the address there")]
 fn the_bare_server_in_its_own_process() {
     let server = Bare::start(2);
-    // On standard output, which the harness of these tests captures only from what is printed by macros.
-    let _ = writeln!(std::io::stdout(), "bare: {}", server.http.server_addr());
+    println!("bare: {}", server.http.server_addr());
     let _ = std::io::stdin().read(&mut [0]);
 }
