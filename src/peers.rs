@@ -1,4 +1,4 @@
-//! What is known of each TCP peer: whether it is new, how many of its orders wait for a commit, whether it is condemned.
+//! What is known of each TCP peer: whether it is new, how many of its requests wait and for what, whether it is condemned.
 //!
 //! A table indexed by the peer's port and free of locks, because every request looks into it. Two hosts that use the same port
 //! share an entry; the entry then belongs to whoever came last, and all that comes of it is a needless nudge, a request that
@@ -22,7 +22,8 @@ struct Peer {
     /// On the clock of [`Peers::condemn`]'s caller, in milliseconds.
     condemned_until_ms: AtomicU64,
     queued: AtomicU32,
-    reading: AtomicU32,
+    turns: AtomicU32,
+    waiting: AtomicU32,
 }
 
 /// The table. Pages are made when first used, as a small server sees few ports.
@@ -77,23 +78,34 @@ impl Peers {
         peer.is_some_and(|peer| self.entry(peer).queued.load(Ordering::Acquire) > 0)
     }
 
-    /// A request of `peer` that only reads is being looked up.
-    pub fn reading(&self, peer: Option<&SocketAddr>) {
-        if let Some(peer) = peer {
-            self.entry(peer).reading.fetch_add(1, Ordering::AcqRel);
-        }
+    /// A request of `peer` is being answered directly. See `turns.rs` for what this and the following are for.
+    pub fn begin_turn(&self, peer: &SocketAddr) {
+        self.entry(peer).turns.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// One has been looked up, though not yet answered.
-    pub fn has_read(&self, peer: Option<&SocketAddr>) {
-        if let Some(peer) = peer {
-            self.entry(peer).reading.fetch_sub(1, Ordering::AcqRel);
-        }
+    /// One has been answered. Says whether it was the only one.
+    pub fn end_turn(&self, peer: &SocketAddr) -> bool {
+        self.entry(peer).turns.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
-    /// Whether requests of `peer` are being looked up.
-    pub fn is_reading(&self, peer: Option<&SocketAddr>) -> bool {
-        peer.is_some_and(|peer| self.entry(peer).reading.load(Ordering::Acquire) > 0)
+    /// Whether a request of `peer` is being answered directly.
+    pub fn in_turn(&self, peer: &SocketAddr) -> bool {
+        self.entry(peer).turns.load(Ordering::SeqCst) > 0
+    }
+
+    /// A request of `peer` is put aside.
+    pub fn waits(&self, peer: &SocketAddr) {
+        self.entry(peer).waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// So many are taken up.
+    pub fn waits_no_more(&self, peer: &SocketAddr, requests: usize) {
+        self.entry(peer).waiting.fetch_sub(requests as u32, Ordering::SeqCst);
+    }
+
+    /// Whether any request of `peer` is put aside.
+    pub fn has_waiting(&self, peer: &SocketAddr) -> bool {
+        self.entry(peer).waiting.load(Ordering::SeqCst) > 0
     }
 
     /// From now on and until `until_ms`, nothing that `peer` sends is looked at.

@@ -13,8 +13,9 @@
 mod answers;
 mod receive;
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,6 +33,7 @@ use crate::error::Error;
 use crate::listener::{Address, Listener};
 use crate::processor::{self, Bell, Processor, Settings};
 use crate::store::{self, Lock, Readers};
+use crate::turns::{Arrived, Turns};
 use crate::wire::Head;
 use crate::work::{self, Retries};
 
@@ -133,6 +135,7 @@ impl Server {
             arrivals: Mutex::new(()),
             door,
             bodies: Bodies::default(),
+            turns: Turns::new(),
             committer,
             readers,
             bell,
@@ -193,6 +196,7 @@ struct Shared {
     http: Arc<tiny_http::Server>,
     door: Arc<Door>,
     bodies: Bodies,
+    turns: Turns<Request>,
     /// Held from taking a request until it is sorted, so that requests are queued in the order of their arrival.
     arrivals: Mutex<()>,
     committer: Arc<Committer>,
@@ -213,6 +217,8 @@ enum Arrival {
     Unread(Request, Head, Result<Route, Refusal>),
     /// Not to be looked at.
     Condemned(Request, Head),
+    /// More than any client means to have answered.
+    Flood(VecDeque<Request>),
     /// Not to be dropped.
     Bomb(Request),
     /// The server is stopping.
@@ -253,10 +259,23 @@ impl Shared {
         }
     }
 
-    fn sort(self: &Arc<Self>, mut request: Request) -> Arrival {
+    fn sort(self: &Arc<Self>, request: Request) -> Arrival {
+        let Some(peer) = request.remote_addr().copied() else {
+            self.door.enter(None);
+            return self.sort_in_turn(request);
+        };
+        self.door.enter(Some(&peer));
+        match self.turns.arrive(&self.door.peers, &peer, request) {
+            Arrived::Goes(request) => self.sort_in_turn(request),
+            Arrived::Waits => Arrival::Queued,
+            Arrived::Floods(requests) => Arrival::Flood(requests),
+        }
+    }
+
+    /// Sorts a request that no other of its connection is in the way of.
+    fn sort_in_turn(self: &Arc<Self>, mut request: Request) -> Arrival {
         let head = Head::of(&request);
         let peer = request.remote_addr();
-        self.door.enter(peer);
         // First of all, as such a request must not be dropped on any path.
         if request.body_length().is_some_and(|length| length > MAX_DRAINED_BYTES) {
             return Arrival::Bomb(request);
@@ -278,24 +297,54 @@ impl Shared {
                 let mut body = Vec::with_capacity(request.body_length().unwrap_or(0));
                 match request.as_reader().read_to_end(&mut body) {
                     Ok(_) => self.queue_order(request, head, &body),
-                    Err(_) => Arrival::Ready(request, head, Err(Refusal::BrokenBody)),
+                    Err(_) => self.ready(request, head, Err(Refusal::BrokenBody)),
                 }
             }
             Ok(Route::Health) => self.queue_probe(request, head),
             Ok(Route::Retry(id)) => self.queue_retry(request, head, id),
-            Ok(route) if self.door.peers.has_queued(peer) => self.queue_look(request, head, route),
-            Ok(route) => {
-                self.door.peers.reading(peer);
-                Arrival::Ready(request, head, Ok(route))
+            route => self.ready(request, head, route),
+        }
+    }
+
+    /// Sorts a request that needs no commit: its answer waits for those that do, if they came before it on its connection.
+    fn ready(self: &Arc<Self>, request: Request, head: Head, route: Result<Route, Refusal>) -> Arrival {
+        let peer = request.remote_addr();
+        match route {
+            route if matches!(route, Err(Refusal::BadFraming(_))) || !self.door.peers.has_queued(peer) => {
+                if let Some(peer) = peer {
+                    self.door.peers.begin_turn(peer);
+                }
+                Arrival::Ready(request, head, route)
             }
-            route => Arrival::Ready(request, head, route),
+            route => self.queue_look(request, head, route),
+        }
+    }
+
+    /// Ends a turn of `peer`, and takes up what has waited for it, one after the other.
+    fn end_turn(self: &Arc<Self>, peer: Option<&SocketAddr>) {
+        let Some(peer) = peer else { return };
+        while let Some(request) = self.turns.next(&self.door.peers, peer) {
+            // A panic costs its own request, and must not leave the turn taken for ever.
+            let _ = catch_unwind(AssertUnwindSafe(|| match self.sort_in_turn(request) {
+                Arrival::Ready(request, head, route) => {
+                    if self.answer(request, &head, route) {
+                        self.door.peers.end_turn(peer);
+                    }
+                }
+                arrival => self.handle(arrival),
+            }));
         }
     }
 
     fn handle(self: &Arc<Self>, arrival: Arrival) {
         match arrival {
             Arrival::Queued | Arrival::Stop => {}
-            Arrival::Ready(request, head, route) => self.answer(request, &head, route),
+            Arrival::Ready(request, head, route) => {
+                let peer = request.remote_addr().copied();
+                if self.answer(request, &head, route) {
+                    self.end_turn(peer.as_ref());
+                }
+            }
             Arrival::Unread(request, head, route) => {
                 let shared = self.clone();
                 let given = self.bodies.give((request, head, route), move |(request, head, route)| {
@@ -313,6 +362,15 @@ impl Shared {
                 }
                 // Without an answer, and without the 500 that dropping it alone would bring.
                 drop(request.into_writer());
+            }
+            Arrival::Flood(requests) => {
+                log::debug!("{} requests of one connection wait for each other", requests.len());
+                self.let_go(requests.front().and_then(|request| request.remote_addr()).copied().as_ref());
+                for request in requests {
+                    let head = Head::of(&request);
+                    let bomb = request.body_length().is_some_and(|length| length > MAX_DRAINED_BYTES);
+                    self.handle(if bomb { Arrival::Bomb(request) } else { Arrival::Condemned(request, head) });
+                }
             }
             Arrival::Bomb(request) => self.door.forget(request),
         }

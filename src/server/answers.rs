@@ -1,8 +1,8 @@
 //! What each sorted request comes to: looked up, or queued for a commit, and answered.
 //!
-//! Requests of one connection see each other in order (RFC 9112, 9.3.2): one that reads and came behind a write of its own
-//! connection is looked up within that write's transaction, one that came before it is looked up before the write is queued.
-//! Unix sockets have no peer address to tell connections apart by; there they may not.
+//! Requests of one connection see each other in order (RFC 9112, 9.3.2): one that came behind a write of its own connection is
+//! looked up within that write's transaction, one that came behind a read waits for its turn (`turns.rs`). Unix sockets have no
+//! peer address to tell connections apart by; there they may not.
 //!
 //! Runs on the workers, and on whoever leads the commit that a request waited for.
 
@@ -11,7 +11,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tiny_http::Request;
 
@@ -24,46 +24,54 @@ use crate::order::OrderId;
 use crate::store::{Created, Look, Revived};
 use crate::wire::{self, Head};
 
-/// The longest that a write waits for earlier reads of its connection.
-const READS_PASS: Duration = Duration::from_millis(100);
-
 /// An answer longer than this is not sent by a worker. The kernel takes less at once without its reader's help.
 const LONG_ANSWER_BYTES: usize = 64 << 10;
 
 impl Shared {
-    /// Answers what needs no commit.
-    pub(super) fn answer(self: &Arc<Self>, request: Request, head: &Head, route: Result<Route, Refusal>) {
+    /// Answers what needs no commit. Returns false if that goes on elsewhere, and its turn with it.
+    pub(super) fn answer(self: &Arc<Self>, request: Request, head: &Head, route: Result<Route, Refusal>) -> bool {
         let reply = match route {
             Ok(route) => {
-                let look = || self.readers.look(|look| Ok(look_up(look, &route)));
                 // A panic costs this request alone.
-                let reply = catch_unwind(AssertUnwindSafe(look));
-                self.door.peers.has_read(request.remote_addr());
-                match reply {
+                let looked = catch_unwind(AssertUnwindSafe(|| self.readers.look(|look| Ok(look_up(look, &route)))));
+                match looked {
                     Ok(reply) => reply.unwrap_or_else(|e| unreadable(e).into()),
                     Err(_) => Refusal::Internal.into(),
                 }
             }
-            Err(refusal @ Refusal::BadFraming(_)) => return self.refuse_for_good(request, *head, refusal),
+            Err(refusal @ Refusal::BadFraming(_)) => {
+                self.refuse_for_good(request, *head, refusal);
+                return true;
+            }
             Err(refusal) => refusal.into(),
         };
-        if reply.body.len() <= LONG_ANSWER_BYTES {
-            return self.send(request, head, &reply);
+        if reply.body.len() > LONG_ANSWER_BYTES {
+            return self.answer_at_length(request, *head, reply);
         }
-        // A long one goes at the reader's speed, so it is sent where that holds up nobody.
-        let (shared, head) = (self.clone(), *head);
+        self.send(request, head, &reply);
+        true
+    }
+
+    /// A long answer goes at its reader's speed, so it is sent where that holds up nobody, if there is room.
+    fn answer_at_length(self: &Arc<Self>, request: Request, head: Head, reply: Reply) -> bool {
+        let peer = request.remote_addr().copied();
+        let shared = self.clone();
         let given = self.bodies.give((request, reply), move |(request, reply)| {
             shared.send_within(request, &head, &reply, shared.read_timeout);
+            shared.end_turn(peer.as_ref());
+            shared.committer.lead();
         });
         if let Err((request, reply)) = given {
             self.send(request, &head, &reply);
+            return true;
         }
+        false
     }
 
     pub(super) fn queue_order(self: &Arc<Self>, request: Request, head: Head, body: &[u8]) -> Arrival {
         let order = match api::order_in(body) {
             Ok(order) => order,
-            Err(refusal) => return Arrival::Ready(request, head, Err(refusal)),
+            Err(refusal) => return self.ready(request, head, Err(refusal)),
         };
         let id = order.order_id.clone();
         let shared = self.clone();
@@ -79,8 +87,8 @@ impl Shared {
         })
     }
 
-    /// Queues a write and hands its request to `finish` once its fate is known. Before that, what the peer sent earlier is looked
-    /// up; until then, what it sends later waits in the same queue.
+    /// Queues a write and hands its request to `finish` once its fate is known. Until then, what its peer sends later waits in the
+    /// same queue.
     fn queue_write(
         self: &Arc<Self>,
         request: Request,
@@ -88,7 +96,6 @@ impl Shared {
         finish: impl FnOnce(Request, Result<Written, Refused>) + Send + 'static,
     ) -> Arrival {
         let peer = request.remote_addr().copied();
-        self.let_reads_pass(peer.as_ref());
         self.door.peers.queued(peer.as_ref());
         let door = self.door.clone();
         let finish = Box::new(move |written| {
@@ -113,37 +120,32 @@ impl Shared {
         })
     }
 
-    /// For a request that came behind an order of its own connection: answered with what it would have seen, had each waited for
-    /// the one before.
-    pub(super) fn queue_look(self: &Arc<Self>, request: Request, head: Head, route: Route) -> Arrival {
+    /// For a request that came behind a write of its own connection: answered after that, with what it would have seen, had it
+    /// waited for it.
+    pub(super) fn queue_look(self: &Arc<Self>, request: Request, head: Head, route: Result<Route, Refusal>) -> Arrival {
         let (shared, seen) = (self.clone(), Arc::new(Mutex::new(None)));
         let see = seen.clone();
+        let (route, refused) = match route {
+            Ok(route) => (Some(route), None),
+            Err(refusal) => (None, Some(Reply::from(refusal))),
+        };
         self.committer.enqueue(Job {
             write: Write::Look(Box::new(move |look| {
-                let reply = look_up(look, &route);
-                *see.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(reply);
+                if let Some(route) = &route {
+                    let reply = look_up(look, route);
+                    *see.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(reply);
+                }
             })),
             finish: Box::new(move |written| {
                 let seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
                 let reply = match written {
-                    Ok(_) => seen.unwrap_or_else(|| Refusal::Internal.into()),
-                    Err(error) => Refusal::Unavailable(error).into(),
+                    Ok(_) => refused.or(seen).unwrap_or_else(|| Refusal::Internal.into()),
+                    Err(error) => refused.unwrap_or_else(|| Refusal::Unavailable(error).into()),
                 };
                 shared.send(request, &head, &reply);
             }),
         });
         Arrival::Queued
-    }
-
-    /// Waits until what `peer` sent before has been looked up, so that it does not see the write that is about to be queued. That
-    /// takes microseconds; the limit is for a thread that panicked over it.
-    fn let_reads_pass(&self, peer: Option<&SocketAddr>) {
-        if self.door.peers.is_reading(peer) {
-            let until = Instant::now() + READS_PASS;
-            while self.door.peers.is_reading(peer) && Instant::now() < until {
-                std::thread::yield_now();
-            }
-        }
     }
 
     pub(super) fn queue_retry(self: &Arc<Self>, request: Request, head: Head, id: OrderId) -> Arrival {
@@ -198,6 +200,11 @@ impl Shared {
     /// A peer that does not read its answers holds whoever writes them, so it is let go.
     pub(super) fn unsendable(&self, peer: Option<&SocketAddr>, e: &io::Error) {
         log::debug!("answers are not read: {e}");
+        self.let_go(peer);
+    }
+
+    /// Ends a connection at once.
+    pub(super) fn let_go(&self, peer: Option<&SocketAddr>) {
         self.door.ignore(peer);
         let descriptor = self.door.descriptor(peer);
         self.door.cut(peer, descriptor, Shutdown::Both);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::Request;
 
-use super::{Arrival, Shared};
+use super::Shared;
 use crate::api::{MAX_BODY_BYTES, Refusal, Reply, Route};
 use crate::wire::{self, Framing, Head};
 
@@ -36,10 +36,7 @@ impl Shared {
                         Route::CreateOrder => self.queue_order(request, head, &body),
                         Route::Health => self.queue_probe(request, head),
                         Route::Retry(id) => self.queue_retry(request, head, id),
-                        route => {
-                            self.door.peers.reading(peer.as_ref());
-                            Arrival::Ready(request, head, Ok(route))
-                        }
+                        route => self.ready(request, head, Ok(route)),
                     };
                     return self.handle(arrival);
                 }
