@@ -4,10 +4,6 @@
 //! thread becomes the leader: it commits for everyone waiting and then finishes their jobs. If somebody is, `lead` returns at
 //! once; the thread is free, and the job is finished by whoever commits it. Every write goes this one way, the processor's too.
 //!
-//! A leader that expects more jobs waits a little for them, at most half the time that a commit takes here: with many callers
-//! that wait for each other's answers, one commit for all of them is faster than two for half of them each. How many to expect
-//! is known from the last commit: those that it held and those that had queued behind it. One caller alone never waits.
-//!
 //! A job may be *patient*: it rides along with the next commit that someone else needs, which saves an fsync of its own. Its
 //! owner must call [`Committer::hurry`] when nothing came along.
 //!
@@ -24,16 +20,13 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::order::{NewOrder, OrderId};
 use crate::store::{Claimed, Created, Ending, Look, Revived, Tx, Writer};
 
-/// The longest that a leader waits for more jobs, however slow the disk.
-const MAX_GATHERING: Duration = Duration::from_millis(5);
 /// The most jobs in one transaction: bounds its memory and how long those behind it wait.
 const MAX_BATCH: usize = 2_048;
 
@@ -86,32 +79,12 @@ struct Queue {
     jobs: VecDeque<Job>,
     /// Whether any of them needs a commit now.
     urgent: bool,
-    /// How many of them are patient.
-    patient: usize,
-    /// How many jobs a leader waits for.
-    wanted: Option<usize>,
-}
-
-/// The writer, and what its last commit tells of the next.
-struct Lead {
-    writer: Writer,
-    /// How many callers there were: in the commit, and queued by its end.
-    crowd: usize,
-    /// How long it took.
-    took: Duration,
-}
-
-impl Queue {
-    fn callers(&self) -> usize {
-        self.jobs.len().saturating_sub(self.patient)
-    }
 }
 
 /// The queue in front of the one [`Writer`].
 pub struct Committer {
     queue: Mutex<Queue>,
-    gathered: Condvar,
-    lead: Mutex<Lead>,
+    writer: Mutex<Writer>,
     clock: Clock,
     bell: Box<dyn Fn() + Send + Sync>,
     /// Called once, when the database can no longer be written safely.
@@ -130,8 +103,7 @@ impl Committer {
     ) -> Committer {
         Committer {
             queue: Mutex::default(),
-            gathered: Condvar::new(),
-            lead: Mutex::new(Lead { writer, crowd: 0, took: Duration::ZERO }),
+            writer: Mutex::new(writer),
             clock,
             bell: Box::new(bell),
             on_broken: Box::new(on_broken),
@@ -144,16 +116,11 @@ impl Committer {
         let mut queue = unpoisoned(self.queue.lock());
         queue.jobs.push_back(job);
         queue.urgent = true;
-        if queue.wanted.is_some_and(|wanted| queue.callers() >= wanted) {
-            self.gathered.notify_one();
-        }
     }
 
     /// Queues a job that can wait a little for company. The caller must call [`hurry`](Self::hurry) if it waits too long.
     pub fn enqueue_patient(&self, job: Job) {
-        let mut queue = unpoisoned(self.queue.lock());
-        queue.jobs.push_back(job);
-        queue.patient += 1;
+        unpoisoned(self.queue.lock()).jobs.push_back(job);
     }
 
     /// Commits what is still queued, patient jobs included.
@@ -167,19 +134,15 @@ impl Committer {
     /// Commits for everyone waiting, unless somebody else does.
     pub fn lead(&self) {
         while self.has_waiting() {
-            let mut lead = match self.lead.try_lock() {
-                Ok(lead) => lead,
+            let mut writer = match self.writer.try_lock() {
+                Ok(writer) => writer,
                 // Who holds it looks at the queue again, after our caller has queued.
                 Err(TryLockError::WouldBlock) => return,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             };
-            self.gather(&lead);
-            let (batch, callers) = self.take_batch();
-            let started = Instant::now();
-            let outcome = self.commit(&mut lead.writer, &batch);
-            lead.took = started.elapsed();
-            lead.crowd = callers + unpoisoned(self.queue.lock()).callers();
-            drop(lead);
+            let batch = self.take_batch();
+            let outcome = self.commit(&mut writer, &batch);
+            drop(writer);
             if self.has_waiting() {
                 (self.bell)();
             }
@@ -191,28 +154,13 @@ impl Committer {
         unpoisoned(self.queue.lock()).urgent
     }
 
-    fn gather(&self, last: &Lead) {
-        let mut queue = unpoisoned(self.queue.lock());
-        if queue.callers() >= last.crowd {
-            return;
-        }
-        queue.wanted = Some(last.crowd);
-        let patience = (last.took / 2).min(MAX_GATHERING);
-        let waited = self.gathered.wait_timeout_while(queue, patience, |queue| queue.callers() < last.crowd);
-        waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0.wanted = None;
-    }
-
-    /// The next jobs, and how many of them are not patient.
-    fn take_batch(&self) -> (VecDeque<Job>, usize) {
+    fn take_batch(&self) -> VecDeque<Job> {
         let mut queue = unpoisoned(self.queue.lock());
         if queue.jobs.len() > MAX_BATCH {
-            // Too many to tell them apart, and too many for it to matter.
-            return (queue.jobs.drain(..MAX_BATCH).collect(), MAX_BATCH);
+            return queue.jobs.drain(..MAX_BATCH).collect();
         }
-        let callers = queue.callers();
         queue.urgent = false;
-        queue.patient = 0;
-        (std::mem::take(&mut queue.jobs), callers)
+        std::mem::take(&mut queue.jobs)
     }
 
     fn commit(&self, writer: &mut Writer, batch: &VecDeque<Job>) -> Result<Vec<Written>, Refused> {
