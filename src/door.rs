@@ -52,6 +52,8 @@ const SHORTEST_TICK: Duration = Duration::from_millis(5);
 const SOON: Duration = Duration::from_millis(20);
 /// On a Unix socket: how often to nudge while there is traffic, and how many at a time. Releases 400 connections a second.
 const UNIX_NUDGES: (Duration, usize) = (Duration::from_millis(20), 8);
+/// The most nudges at each look around, for connections that no request brings a nudge for. Takes some milliseconds.
+const MAX_NUDGES_A_TICK: usize = 128;
 /// How long tiny_http may take to answer a line that is no request. Two failures in a row, and it is taken for dead.
 const LIVENESS_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -272,7 +274,8 @@ impl Door {
             if now >= next_tick {
                 // accept() gives up after the read timeout, too, and a nudge must come before that.
                 next_tick = now + TICK.min(self.read_timeout / 4).max(SHORTEST_TICK);
-                nudges += 1;
+                // A thread that panics over a connection that was reset takes up no other, so one nudge would release one of many.
+                nudges += (descriptors::all().len() / 2).clamp(1, MAX_NUDGES_A_TICK);
                 if liveness.is_dead(&self.address, now) {
                     self.wear("connections are accepted but not read");
                 }

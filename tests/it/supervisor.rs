@@ -41,7 +41,7 @@ fn whatever_ends_the_worker_a_fresh_one_follows() {
         // Its own handlers are in place.
         served_again(&server);
         worker.signal(signal);
-        poll_until(PATIENCE, || !worker.lives());
+        assert!(comes_true(PATIENCE, || !worker.lives()), "{signal} did not end it:\n{}", server.stderr());
         worker.successor(&server);
         served_again(&server);
         server.get("/order/1").expect(200, &in_status("1", "Pending"));
