@@ -275,7 +275,7 @@ impl Door {
                 // accept() gives up after the read timeout, too, and a nudge must come before that.
                 next_tick = now + TICK.min(self.read_timeout / 4).max(SHORTEST_TICK);
                 // A thread that panics over a connection that was reset takes up no other, so one nudge would release one of many.
-                nudges += (descriptors::all().len() / 2).clamp(1, MAX_NUDGES_A_TICK);
+                nudges += self.connections().clamp(1, MAX_NUDGES_A_TICK);
                 if liveness.is_dead(&self.address, now) {
                     self.wear("connections are accepted but not read");
                 }
@@ -305,6 +305,13 @@ impl Door {
                 Address::Unix(_) => std::thread::park_timeout(pause),
             }
         }
+    }
+
+    /// How many are open; 0 on a Unix socket, which is nudged by its traffic.
+    fn connections(&self) -> usize {
+        let Address::Tcp(own) = &self.address else { return 0 };
+        // tiny_http has two descriptors of each.
+        descriptors::all().into_iter().filter(|fd| descriptors::is_on(*fd, own.port())).count() / 2
     }
 
     /// Enforces the deadlines that have passed, and returns when the next one does, or `otherwise`.
