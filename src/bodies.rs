@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::lock::unpoisoned;
+
 /// The most bodies that are waited for at once. A slow sender can hold one for as long as the read timeout.
 pub const MAX_THREADS: usize = 64;
 /// How long an idle thread stays.
@@ -63,7 +65,7 @@ impl Bodies {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        unpoisoned(&self.state)
     }
 
     fn run(&self) {

@@ -20,10 +20,11 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::lock::unpoisoned;
 use crate::order::{NewOrder, OrderId};
 use crate::store::{Claimed, Created, Ending, Look, Revived, Tx, Writer};
 
@@ -113,19 +114,19 @@ impl Committer {
 
     /// Queues a job. The caller must call [`lead`](Self::lead) afterwards.
     pub fn enqueue(&self, job: Job) {
-        let mut queue = unpoisoned(self.queue.lock());
+        let mut queue = unpoisoned(&self.queue);
         queue.jobs.push_back(job);
         queue.urgent = true;
     }
 
     /// Queues a job that can wait a little for company. The caller must call [`hurry`](Self::hurry) if it waits too long.
     pub fn enqueue_patient(&self, job: Job) {
-        unpoisoned(self.queue.lock()).jobs.push_back(job);
+        unpoisoned(&self.queue).jobs.push_back(job);
     }
 
     /// Commits what is still queued, patient jobs included.
     pub fn hurry(&self) {
-        let mut queue = unpoisoned(self.queue.lock());
+        let mut queue = unpoisoned(&self.queue);
         queue.urgent = !queue.jobs.is_empty();
         drop(queue);
         self.lead();
@@ -151,11 +152,11 @@ impl Committer {
     }
 
     fn has_waiting(&self) -> bool {
-        unpoisoned(self.queue.lock()).urgent
+        unpoisoned(&self.queue).urgent
     }
 
     fn take_batch(&self) -> VecDeque<Job> {
-        let mut queue = unpoisoned(self.queue.lock());
+        let mut queue = unpoisoned(&self.queue);
         if queue.jobs.len() > MAX_BATCH {
             return queue.jobs.drain(..MAX_BATCH).collect();
         }
@@ -164,7 +165,7 @@ impl Committer {
     }
 
     fn commit(&self, writer: &mut Writer, batch: &VecDeque<Job>) -> Result<Vec<Written>, Refused> {
-        if let Some(broken) = &*unpoisoned(self.broken.lock()) {
+        if let Some(broken) = &*unpoisoned(&self.broken) {
             return Err(broken.clone());
         }
         let now_ms = self.clock.now_ms();
@@ -176,7 +177,7 @@ impl Committer {
         if let Err(error) = &outcome {
             log::error!("{} writes refused: {error}", batch.len());
             if matches!(**error, Error::Broken(_)) {
-                *unpoisoned(self.broken.lock()) = Some(error.clone());
+                *unpoisoned(&self.broken) = Some(error.clone());
                 (self.on_broken)(error.clone());
             }
         }
@@ -220,10 +221,4 @@ fn finish(batch: VecDeque<Job>, outcome: Result<Vec<Written>, Refused>) {
         Ok(written) => batch.into_iter().zip(written).for_each(|(job, written)| finish_one(job, Ok(written))),
         Err(error) => batch.into_iter().for_each(|job| finish_one(job, Err(error.clone()))),
     }
-}
-
-/// What these mutexes protect is whole between any two statements: a queue, a flag, and a connection whose transaction rolls
-/// back when it is dropped. So a panic under the lock leaves nothing half done.
-fn unpoisoned<'a, T>(result: Result<MutexGuard<'a, T>, std::sync::PoisonError<MutexGuard<'a, T>>>) -> MutexGuard<'a, T> {
-    result.unwrap_or_else(|poisoned| poisoned.into_inner())
 }

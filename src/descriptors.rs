@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Mutex;
 
+use crate::lock::unpoisoned;
+
 use nix::sys::socket::{self, SockaddrStorage};
 
 /// How many numbers that were found lately are tried before all are. Takes some microseconds.
@@ -37,7 +39,7 @@ impl Descriptors {
     /// A descriptor of the connection with `peer`. tiny_http has two of each; this is the lower one. It may be closed at any
     /// time by the thread that owns it.
     pub fn find(&self, peer: &SocketAddr) -> Option<RawFd> {
-        let mut known = self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut known = unpoisoned(&self.known);
         let remembered = known.by_peer.get(peer).into_iter().chain(&known.lately);
         if let Some(found) = remembered.copied().find(|descriptor| self.is_of(*descriptor, peer)) {
             return Some(found);

@@ -32,6 +32,7 @@ use crate::census::Census;
 use crate::descriptors::{self, Descriptors};
 use crate::error::Error;
 use crate::listener::Address;
+use crate::lock::unpoisoned;
 use crate::peers::Peers;
 
 /// The longest body that is read and thrown away after its request was refused, in bytes. tiny_http allocates it in one piece.
@@ -412,8 +413,4 @@ fn connect(address: &Address) -> Option<Stream> {
             Some(Box::new(stream))
         }
     }
-}
-
-fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

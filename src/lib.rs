@@ -55,7 +55,7 @@
 //! [`processor`] the thread that has orders processed · [`work`] what that means · [`api`] what requests mean and answers say ·
 //! `wire` HTTP's bytes · `server` accept loop and workers · `door`, `bodies`, `peers`, `turns`, `census`, `descriptors` what
 //! tiny_http lacks · [`supervisor`] keeps the worker process alive · `metrics`, [`query`], [`config`], `client`, `listener`,
-//! `clock`, `error`, `percent`, [`signals`], [`logging`] what their names say.
+//! `clock`, `error`, `lock`, `percent`, [`signals`], [`logging`] what their names say.
 //!
 //! **Deliberately absent**: an async runtime, a web framework, an ORM, a cache of orders in memory, and any write that does not
 //! go through [`commit`].
@@ -71,6 +71,7 @@ mod descriptors;
 mod door;
 mod error;
 mod listener;
+mod lock;
 pub mod logging;
 mod metrics;
 pub mod order;

@@ -31,6 +31,7 @@ use crate::config::{Config, MAX_DURATION};
 use crate::door::{Door, MAX_DRAINED_BYTES};
 use crate::error::Error;
 use crate::listener::{Address, Listener};
+use crate::lock::unpoisoned;
 use crate::processor::{self, Bell, Processor, Settings};
 use crate::store::{self, Lock, Readers};
 use crate::turns::{Arrived, Turns};
@@ -244,7 +245,7 @@ impl Shared {
     }
 
     fn next_arrival(self: &Arc<Self>) -> Arrival {
-        let _in_order = self.arrivals.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _in_order = unpoisoned(&self.arrivals);
         match self.http.recv() {
             Ok(request) => self.sort(request),
             Err(_) if self.stopping.load(Ordering::Acquire) => Arrival::Stop,

@@ -12,6 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard};
 
+use crate::lock::unpoisoned;
 use crate::peers::Peers;
 
 /// The most requests of one connection that are put aside. A client that pipelines more does not mean to read the answers.
@@ -80,7 +81,7 @@ impl<T> Turns<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, VecDeque<T>>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        unpoisoned(&self.0)
     }
 }
 

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::lock::unpoisoned;
 use crate::order::Order;
 use crate::store::Outcome;
 use command::Group;
@@ -52,7 +53,7 @@ impl Work {
     pub fn function_mut(f: impl FnMut(&Order) -> Result<(), WorkError> + Send + 'static) -> Work {
         let f = Mutex::new(f);
         // The function may have panicked with its state half changed, but whether that matters only it can know.
-        Work::function(move |order| f.lock().unwrap_or_else(|poisoned| poisoned.into_inner())(order))
+        Work::function(move |order| unpoisoned(&f)(order))
     }
 
     /// How many orders are worked on at once unless configured otherwise: waiting costs nothing, real work does.

@@ -19,6 +19,7 @@ use super::{Arrival, Shared};
 use crate::api::{self, Refusal, Reply, Route};
 use crate::commit::{Job, Refused, Write, Written};
 use crate::error::Error;
+use crate::lock::unpoisoned;
 use crate::metrics;
 use crate::order::OrderId;
 use crate::store::{Created, Look, Revived};
@@ -133,11 +134,11 @@ impl Shared {
             write: Write::Look(Box::new(move |look| {
                 if let Some(route) = &route {
                     let reply = look_up(look, route);
-                    *see.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(reply);
+                    *unpoisoned(&see) = Some(reply);
                 }
             })),
             finish: Box::new(move |written| {
-                let seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+                let seen = unpoisoned(&seen).take();
                 let reply = match written {
                     Ok(_) => refused.or(seen).unwrap_or_else(|| Refusal::Internal.into()),
                     Err(error) => refused.unwrap_or_else(|| Refusal::Unavailable(error).into()),

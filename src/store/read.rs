@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Claimed, items_from_text};
 use crate::error::Error;
+use crate::lock::unpoisoned;
 use crate::order::{Amount, Order, OrderId, Status, Timestamp};
 
 /// How many orders there are in each status, and how long the completed ones took.
@@ -45,7 +46,7 @@ impl Readers {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         });
-        let guard = free.unwrap_or_else(|| self.0[0].lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let guard = free.unwrap_or_else(|| unpoisoned(&self.0[0]));
         read(Look(&guard))
     }
 }

@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use super::{Urge, WorkError};
+use crate::lock::unpoisoned;
 use crate::order::Order;
 use crate::supervisor;
 
@@ -76,7 +77,7 @@ impl Group {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        unpoisoned(&self.0)
     }
 }
 
