@@ -206,7 +206,7 @@ fn apply(tx: &Tx<'_>, write: &Write, now_ms: i64) -> Result<Written, Error> {
             Written::Done
         }
         Write::Look(read) => {
-            read(tx.look());
+            read(tx.look()?);
             Written::Done
         }
     })

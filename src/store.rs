@@ -17,6 +17,7 @@ mod schema;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Error;
@@ -77,6 +78,8 @@ impl Writer {
         // Created with a rollback journal and only then switched to the log, so that the main file's header names its owner
         // from the first commit on, even if we are killed before the log is copied back for the first time.
         schema::migrate(&mut connection, path)?;
+        // It keeps the counts itself.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         set(&connection, "journal_mode", "wal", "wal")?;
         // FULL syncs the log at every commit; NORMAL would not, and lost acknowledged orders in every power-cut test.
         set(&connection, "synchronous", "FULL", "2")?;
@@ -105,7 +108,9 @@ impl Writer {
     pub fn transaction<T>(&mut self, change: impl FnOnce(&Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Dropped without a commit, a transaction rolls back.
-        let value = change(&Tx::within(&transaction))?;
+        let tx = Tx::within(&transaction);
+        let value = change(&tx)?;
+        tx.write_counts()?;
         transaction.commit()?;
         // A database that was moved or deleted takes commits to the grave.
         self.files.iter().try_for_each(Identity::check)?;

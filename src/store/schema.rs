@@ -24,7 +24,8 @@ const MIGRATIONS: [&str; 1] = [V1];
 /// claims from `orders_fresh` and `orders_due`, a start requeues from `orders_processing`, and each page of a listing is read
 /// from those whose union it is (`store/list.rs`). So nothing depends on how many orders are finished.
 ///
-/// `/metrics` reads `status_counts`, which the triggers keep whoever changes a row, also the sqlite3 shell.
+/// `/metrics` reads `status_counts`, which the triggers keep when another program changes a row, such as the sqlite3 shell. Our own
+/// writer keeps it without them (`store/change.rs`).
 const V1: &str = "
 CREATE TABLE orders (
   seq          INTEGER PRIMARY KEY,
