@@ -11,7 +11,7 @@
 //! in order, so an answer can wait for an earlier one):
 //! - **Nothing stays in the queue without somebody to commit it.** A leader looks at the queue again after it has let go of
 //!   the writer; one whose `lead` found the writer taken has queued before that look. And since finishing may block, a leader
-//!   that leaves jobs in the queue rings the bell first, so that another thread comes to lead.
+//!   that leaves jobs in the queue [calls](Committer::call) another thread first.
 //! - **Jobs are finished in the order of the queue**, outside the lock. Requests are queued in the order of their arrival, so
 //!   the earliest unanswered one is never behind a later one.
 //!
@@ -20,7 +20,8 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, TryLockError};
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -80,6 +81,8 @@ struct Queue {
     jobs: VecDeque<Job>,
     /// Whether any of them needs a commit now.
     urgent: bool,
+    /// Whether a commit is under way.
+    committing: bool,
 }
 
 /// The queue in front of the one [`Writer`].
@@ -91,6 +94,8 @@ pub struct Committer {
     /// Called once, when the database can no longer be written safely.
     on_broken: Box<dyn Fn(Refused) + Send + Sync>,
     broken: Mutex<Option<Refused>>,
+    /// Told when a commit has ended.
+    committed: Condvar,
 }
 
 impl Committer {
@@ -109,6 +114,7 @@ impl Committer {
             bell: Box::new(bell),
             on_broken: Box::new(on_broken),
             broken: Mutex::default(),
+            committed: Condvar::new(),
         }
     }
 
@@ -144,10 +150,30 @@ impl Committer {
             let batch = self.take_batch();
             let outcome = self.commit(&mut writer, &batch);
             drop(writer);
-            if self.has_waiting() {
-                (self.bell)();
-            }
+            unpoisoned(&self.queue).committing = false;
+            self.committed.notify_one();
+            self.call();
             finish(batch, outcome);
+        }
+    }
+
+    /// Has some thread lead soon if anybody waits, without leading.
+    pub fn call(&self) {
+        let queue = unpoisoned(&self.queue);
+        // Who is committing calls afterwards.
+        let needed = queue.urgent && !queue.committing;
+        drop(queue);
+        if needed {
+            (self.bell)();
+        }
+    }
+
+    /// Waits while a commit is under way, but not longer than `at_most`.
+    pub fn rest(&self, at_most: Duration) {
+        let queue = unpoisoned(&self.queue);
+        if queue.committing {
+            // What ended the wait makes no difference.
+            let _ = self.committed.wait_timeout(queue, at_most);
         }
     }
 
@@ -157,6 +183,7 @@ impl Committer {
 
     fn take_batch(&self) -> VecDeque<Job> {
         let mut queue = unpoisoned(&self.queue);
+        queue.committing = true;
         if queue.jobs.len() > MAX_BATCH {
             return queue.jobs.drain(..MAX_BATCH).collect();
         }

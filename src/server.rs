@@ -1,9 +1,9 @@
 //! The accept loop and the worker threads: takes requests from tiny_http, in turn, and sees that each is answered.
 //!
-//! Each worker takes the next request, sorts it, and answers it, or queues it for a commit and is free again; whoever commits
-//! then answers. Requests are taken and queued under one lock, so that the queue keeps the order of their arrival: tiny_http
-//! holds an answer back until the earlier requests of its connection are answered, and `commit.rs` says what would come of
-//! answering in another order.
+//! Each worker takes requests and queues those that need but a commit, until there are no more or one needs something else, which
+//! it does; whoever commits then answers what was queued. Requests are taken and queued under one lock, so that the queue keeps
+//! the order of their arrival: tiny_http holds an answer back until the earlier requests of its connection are answered, and
+//! `commit.rs` says what would come of answering in another order.
 //!
 //! `server/answers.rs` does what a request asks for, `server/receive.rs` waits for bodies.
 //!
@@ -37,6 +37,19 @@ use crate::store::{self, Lock, Readers};
 use crate::turns::{Arrived, Turns};
 use crate::wire::Head;
 use crate::work::{self, Retries};
+
+/// The most requests taken at once.
+const MAX_TAKEN: usize = 64;
+
+/// How long a commit may keep us from taking more requests, while all that come are writes: they could but join the next commit, and
+/// to be woken for each costs more than to handle it. One that reads would wait, too, so not for long if any have come of late.
+const REST: Duration = Duration::from_micros(200);
+
+/// The same after [`MANY_WRITES`].
+const LONG_REST: Duration = Duration::from_millis(2);
+
+/// So many writes in a row say that there are next to no reads.
+const MANY_WRITES: usize = 256;
 
 /// How long the last answers may take, once there is no work to wait for.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -133,7 +146,7 @@ impl Server {
         let processor = Processor::start(inbox, committer.clone(), readers.clone(), settings).inspect_err(|_| door.close())?;
         let shared = Arc::new(Shared {
             http,
-            arrivals: Mutex::new(()),
+            arrivals: Mutex::default(),
             door,
             bodies: Bodies::default(),
             turns: Turns::new(),
@@ -198,8 +211,9 @@ struct Shared {
     door: Arc<Door>,
     bodies: Bodies,
     turns: Turns<Request>,
-    /// Held from taking a request until it is sorted, so that requests are queued in the order of their arrival.
-    arrivals: Mutex<()>,
+    /// Held from taking a request until it is sorted, so that requests are queued in the order of their arrival. Says how many in a
+    /// row, up to the last one taken, needed but a commit.
+    arrivals: Mutex<usize>,
     committer: Arc<Committer>,
     readers: Arc<Readers>,
     bell: Bell,
@@ -230,34 +244,60 @@ impl Shared {
     fn work(self: Arc<Shared>) {
         loop {
             // Wherever a panic comes from, it costs its own request, which tiny_http answers with 500 when it is dropped, but no
-            // thread.
+            // thread, and nothing of what was queued before it.
             let step = catch_unwind(AssertUnwindSafe(|| {
                 let arrival = self.next_arrival();
                 let go_on = !matches!(arrival, Arrival::Stop);
                 self.handle(arrival);
-                self.committer.lead();
                 go_on
             }));
+            self.committer.lead();
             if matches!(step, Ok(false)) {
                 return;
             }
         }
     }
 
+    /// Takes requests as long as a commit is all that they need, and returns the first that needs more, if there is one.
     fn next_arrival(self: &Arc<Self>) -> Arrival {
-        let _in_order = unpoisoned(&self.arrivals);
-        match self.http.recv() {
-            Ok(request) => self.sort(request),
-            Err(_) if self.stopping.load(Ordering::Acquire) => Arrival::Stop,
-            Err(e) => {
-                // Woken by `unblock`, or the accept thread has ended, and this is what of.
-                if e.raw_os_error().is_some() {
-                    log::error!("accepting a connection: {e}");
-                    self.door.wear("connections are no longer accepted");
+        let mut writes_in_a_row = unpoisoned(&self.arrivals);
+        if *writes_in_a_row > 0 {
+            self.committer.rest(if *writes_in_a_row < MANY_WRITES { REST } else { LONG_REST });
+        }
+        let mut taken = 0;
+        let arrival = loop {
+            let next = if taken == 0 { self.http.recv().map(Some) } else { self.http.try_recv() };
+            let request = match next {
+                Ok(Some(request)) => request,
+                _ if self.stopping.load(Ordering::Acquire) => break Arrival::Stop,
+                Ok(None) => break Arrival::Queued,
+                Err(e) => {
+                    // Woken by `unblock`, or the accept thread has ended, and this is what of.
+                    if e.raw_os_error().is_some() {
+                        log::error!("accepting a connection: {e}");
+                        self.door.wear("connections are no longer accepted");
+                    }
+                    break Arrival::Queued;
                 }
-                Arrival::Queued
+            };
+            taken += 1;
+            // A request over a Unix socket might be answered only after one that was taken with it, and that has to be committed.
+            let alone = request.remote_addr().is_none();
+            let arrival = self.sort(request);
+            if alone || taken == MAX_TAKEN || !matches!(arrival, Arrival::Queued) {
+                break arrival;
+            }
+        };
+        if matches!(arrival, Arrival::Queued) {
+            *writes_in_a_row = writes_in_a_row.saturating_add(taken);
+        } else {
+            *writes_in_a_row = 0;
+            if taken > 1 {
+                // Answering it may take a while, and those taken before it must not wait so long.
+                self.committer.call();
             }
         }
+        arrival
     }
 
     fn sort(self: &Arc<Self>, request: Request) -> Arrival {

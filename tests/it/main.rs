@@ -15,6 +15,7 @@ mod crowd;
 mod door;
 mod examples;
 mod framing;
+mod grouping;
 mod harness;
 mod hazards;
 mod hostile;

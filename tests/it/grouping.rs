@@ -1,0 +1,37 @@
+//! Orders that come together share a commit. Seen from outside by `created_at`, the time of its commit, so that the orders of one
+//! commit have one time, and any order of theirs that was committed alone most likely a time of its own.
+
+use std::collections::BTreeSet;
+
+use crate::harness::{Folder, Process, Serving, connection, created, get, in_status, order, post};
+
+/// A commit takes at least a tenth of a millisecond, and times are in milliseconds: so many commits one by one would take a
+/// hundred, where groups of 64 take 16.
+const ORDERS: usize = 1_000;
+
+#[test]
+fn a_single_worker_commits_together_what_came_while_it_was_busy() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--workers", "1", "--concurrency", "0"]);
+    let other = connection(&server.db());
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let ids: Vec<_> = (0..ORDERS).map(|n| format!("o-{n}")).collect();
+    let mut clients: Vec<_> = ids
+        .chunks(ORDERS / 2)
+        .map(|ids| {
+            let mut client = server.client();
+            client.send(ids.iter().flat_map(|id| post(order(id))).collect::<Vec<_>>()).unwrap();
+            // Behind the orders of its connection, and so after their commit.
+            client.send(get(&format!("/order/{}", ids[0]))).unwrap();
+            client
+        })
+        .collect();
+    other.execute_batch("ROLLBACK").unwrap();
+    for (client, ids) in clients.iter_mut().zip(ids.chunks(ORDERS / 2)) {
+        ids.iter().for_each(|id| _ = client.answer().expect(200, &created(id)));
+        client.answer().expect(200, &in_status(&ids[0], "Pending"));
+    }
+    let times: BTreeSet<_> = server.rows().iter().map(|row| row.created_at).collect();
+    assert_eq!(server.rows().len(), ORDERS);
+    assert!(times.len() <= ORDERS / 20, "{ORDERS} orders were created at {} times", times.len());
+}
