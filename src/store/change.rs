@@ -186,15 +186,17 @@ impl<'a> Tx<'a> {
         let (from, to) = (step.ends().0.as_str(), step.ends().1.as_str());
         let changed = match &ending.outcome {
             Outcome::Completed => {
+                // Not by RETURNING, for which SQLite makes a temporary table: for each order, that costs more than the rest.
                 let created_at: Option<i64> = self
                     .connection
-                    .prepare_cached(&format!("UPDATE orders SET status = ?4, completed_at = ?5 {guard} RETURNING created_at"))?
-                    .query_row(params![seq, attempt, from, to, now_ms], |row| row.get(0))
+                    .prepare_cached(&format!("SELECT created_at FROM orders {guard}"))?
+                    .query_row(params![seq, attempt, from], |row| row.get(0))
                     .optional()?;
-                if let Some(created_at) = created_at {
-                    self.counted.add_processing_ms(to_processing_ms(created_at, now_ms));
-                }
-                usize::from(created_at.is_some())
+                let Some(created_at) = created_at else { return Ok(false) };
+                self.counted.add_processing_ms(to_processing_ms(created_at, now_ms));
+                self.connection
+                    .prepare_cached("UPDATE orders SET status = ?2, completed_at = ?3 WHERE seq = ?1")?
+                    .execute(params![seq, to, now_ms])?
             }
             Outcome::Retry { at_ms, error } => self
                 .connection
