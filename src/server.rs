@@ -332,15 +332,23 @@ impl Shared {
                 Err(Refusal::BadFraming(why))
             }
         };
-        match route {
-            route if !head.body_has_arrived => Arrival::Unread(request, head, route),
-            Ok(Route::CreateOrder) => {
-                let mut body = Vec::with_capacity(request.body_length().unwrap_or(0));
-                match request.as_reader().read_to_end(&mut body) {
-                    Ok(_) => self.queue_order(request, head, &body),
-                    Err(_) => self.ready(request, head, Err(Refusal::BrokenBody)),
-                }
+        if !head.body_has_arrived {
+            return Arrival::Unread(request, head, route);
+        }
+        let mut body = Vec::new();
+        if matches!(route, Ok(Route::CreateOrder)) {
+            body.reserve_exact(request.body_length().unwrap_or(0));
+            if request.as_reader().read_to_end(&mut body).is_err() {
+                return self.ready(request, head, Err(Refusal::BrokenBody));
             }
+        }
+        self.sort_with_body(request, head, route, &body)
+    }
+
+    /// Sorts a request whose body has been read, if its route takes one.
+    fn sort_with_body(self: &Arc<Self>, request: Request, head: Head, route: Result<Route, Refusal>, body: &[u8]) -> Arrival {
+        match route {
+            Ok(Route::CreateOrder) => self.queue_order(request, head, body),
             Ok(Route::Health) => self.queue_probe(request, head),
             Ok(Route::Retry(id)) => self.queue_retry(request, head, id),
             route => self.ready(request, head, route),

@@ -32,12 +32,7 @@ impl Shared {
                 Ok(body) => {
                     drop(watch);
                     head.body_has_arrived = true;
-                    let arrival = match route {
-                        Route::CreateOrder => self.queue_order(request, head, &body),
-                        Route::Health => self.queue_probe(request, head),
-                        Route::Retry(id) => self.queue_retry(request, head, id),
-                        route => self.ready(request, head, Ok(route)),
-                    };
+                    let arrival = self.sort_with_body(request, head, Ok(route), &body);
                     return self.handle(arrival);
                 }
                 Err(refusal) => return self.refuse_for_good(request, head, refusal),

@@ -106,24 +106,29 @@ fn connections_that_stay_silent_after_half_a_header_are_closed() {
     server.stop();
 }
 
+/// Has 8 clients send 50,000 requests each, or what the server takes of them, and read none of the answers. They stay connected.
+fn flood(server: &impl Serving) -> Vec<TcpStream> {
+    let mute: Vec<_> = (0..8).map(|_| raw(server)).collect();
+    std::thread::scope(|scope| {
+        for mut client in &mute {
+            scope.spawn(move || {
+                client.set_write_timeout(Some(PATIENCE)).unwrap();
+                let requests = get("/metrics").repeat(1_000);
+                // Cut at some time, which is the point.
+                let _ = (0..50).try_for_each(|_| client.write_all(requests.as_bytes()));
+            });
+        }
+    });
+    mute
+}
+
 #[test]
 fn clients_that_pipeline_and_never_read_are_let_go() {
     const LIMIT: u64 = 512 << 20;
     let folder = Folder::new();
     let server = Process::start(&folder, &["--max-memory", "512M"]);
     let most = most_memory_during(&server, || {
-        let mute: Vec<_> = (0..8).map(|_| raw(&server)).collect();
-        std::thread::scope(|scope| {
-            for mut client in &mute {
-                scope.spawn(move || {
-                    client.set_write_timeout(Some(PATIENCE)).unwrap();
-                    let requests = get("/metrics").repeat(1_000);
-                    // Cut at some time, which is the point.
-                    let _ = (0..50).try_for_each(|_| client.write_all(requests.as_bytes()));
-                });
-            }
-        });
-        // They stay connected.
+        let _mute = flood(&server);
         let took = served_again(&server);
         eprintln!("8 clients that never read: others are served {took:?} after");
     });
@@ -141,16 +146,7 @@ fn clients_that_pipeline_and_never_read_are_let_go() {
 fn clients_that_never_read_do_not_hold_others_up_for_long() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--max-memory", "2G"]);
-    let mute: Vec<_> = (0..8).map(|_| raw(&server)).collect();
-    std::thread::scope(|scope| {
-        for mut client in &mute {
-            scope.spawn(move || {
-                client.set_write_timeout(Some(PATIENCE)).unwrap();
-                let requests = get("/metrics").repeat(1_000);
-                let _ = (0..50).try_for_each(|_| client.write_all(requests.as_bytes()));
-            });
-        }
-    });
+    let _mute = flood(&server);
     // Eight times the write timeout would be 16 s. The flood itself has to be gone through as well.
     let flood = Instant::now();
     let mut slowest = Duration::ZERO;
