@@ -43,7 +43,7 @@ const MAX_TAKEN: usize = 64;
 
 /// How long a commit may keep us from taking more requests, while all that come are writes: they could but join the next commit, and
 /// to be woken for each costs more than to handle it. One that reads would wait, too, so not for long if any have come of late.
-const REST: Duration = Duration::from_micros(200);
+const REST: Duration = Duration::from_micros(100);
 
 /// The same after [`MANY_WRITES`].
 const LONG_REST: Duration = Duration::from_millis(2);
