@@ -20,12 +20,12 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, TryLockError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::lock::unpoisoned;
+use crate::lock::{try_unpoisoned, unpoisoned};
 use crate::order::{NewOrder, OrderId};
 use crate::store::{Claimed, Created, Ending, Look, Revived, Tx, Writer};
 
@@ -141,12 +141,8 @@ impl Committer {
     /// Commits for everyone waiting, unless somebody else does.
     pub fn lead(&self) {
         while self.has_waiting() {
-            let mut writer = match self.writer.try_lock() {
-                Ok(writer) => writer,
-                // Who holds it looks at the queue again, after our caller has queued.
-                Err(TryLockError::WouldBlock) => return,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            };
+            // Who holds it looks at the queue again, after our caller has queued.
+            let Some(mut writer) = try_unpoisoned(&self.writer) else { return };
             let batch = self.take_batch();
             let outcome = self.commit(&mut writer, &batch);
             drop(writer);

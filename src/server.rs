@@ -38,7 +38,7 @@ use crate::turns::{Arrived, Turns};
 use crate::wire::Head;
 use crate::work::{self, Retries};
 
-/// The most requests taken at once.
+/// The most requests taken at once, so that those that keep coming do not put off the commit of those that came.
 const MAX_TAKEN: usize = 64;
 
 /// How long a commit may keep us from taking more requests, while all that come are writes: they could but join the next commit, and
@@ -251,7 +251,8 @@ impl Shared {
                 self.handle(arrival);
                 go_on
             }));
-            self.committer.lead();
+            // So does one of the program that hears that the database is broken.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.committer.lead()));
             if matches!(step, Ok(false)) {
                 return;
             }
@@ -460,6 +461,31 @@ mod tests {
             assert!(!answer.contains("on purpose"), "{answer}");
             assert!(ask("/metrics").starts_with("HTTP/1.1 200 "));
         }
+        server.stop();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_program_that_panics_over_a_broken_database_loses_no_worker() {
+        let folder = std::env::temp_dir().join(format!("orderd-broken-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let listen = Listen::Tcp("127.0.0.1:0".into());
+        let config = Config { listen, db: folder.join("orders.db"), workers: 1, concurrency: Some(0), ..Config::default() };
+        let (listener, lock) = (Listener::bind(&config.listen).unwrap(), Lock::acquire(&config.db).unwrap());
+        let server = Server::start_on(&config, listener, lock, |_| panic!("on purpose")).unwrap();
+        let Address::Tcp(address) = server.address() else { panic!("TCP was asked for") };
+        let ask = |request: &str| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            write!(client, "{request} HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        // A database that is gone can't be written any more, and the probe notices.
+        std::fs::remove_file(&config.db).unwrap();
+        assert!(ask("GET /healthz").starts_with("HTTP/1.1 500 "));
+        assert!(ask("GET /metrics").starts_with("HTTP/1.1 200 "));
         server.stop();
         std::fs::remove_dir_all(&folder).unwrap();
     }

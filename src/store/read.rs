@@ -3,13 +3,13 @@
 //! Readers see what was last committed and never wait for a commit's fsync. A [`Look`] into a transaction sees what that one has
 //! changed so far.
 
-use std::sync::{Mutex, TryLockError};
+use std::sync::Mutex;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Claimed, items_from_text};
 use crate::error::Error;
-use crate::lock::unpoisoned;
+use crate::lock::{try_unpoisoned, unpoisoned};
 use crate::order::{Amount, Order, OrderId, Status, Timestamp};
 
 /// How many orders there are in each status, and how long the completed ones took.
@@ -40,12 +40,7 @@ impl Readers {
     /// # Errors
     /// Whatever `read` returns.
     pub fn look<T>(&self, read: impl FnOnce(Look<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        // A connection is only ever read from, so one whose user panicked is as good as new.
-        let free = self.0.iter().find_map(|connection| match connection.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        });
+        let free = self.0.iter().find_map(try_unpoisoned);
         let guard = free.unwrap_or_else(|| unpoisoned(&self.0[0]));
         read(Look(&guard))
     }

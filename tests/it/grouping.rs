@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Folder, Process, Serving, connection, created, get, in_status, order, post};
+use crate::harness::{Folder, Process, Serving, connection, created, get, ids, in_status, order, post};
 
 /// A commit takes at least a tenth of a millisecond, and times are in milliseconds: so many commits one by one would take a
 /// hundred, where groups of 64 take 16.
@@ -15,7 +15,7 @@ fn a_single_worker_commits_together_what_came_while_it_was_busy() {
     let server = Process::start(&folder, &["--workers", "1", "--concurrency", "0"]);
     let other = connection(&server.db());
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let ids: Vec<_> = (0..ORDERS).map(|n| format!("o-{n}")).collect();
+    let ids: Vec<_> = ids(0..ORDERS).collect();
     let mut clients: Vec<_> = ids
         .chunks(ORDERS / 2)
         .map(|ids| {
