@@ -2,7 +2,7 @@
 //!
 //! tiny_http hands over a request whose body is long, chunked or held back for `100 Continue` before that body has come. Reading
 //! it, and even dropping it unread, goes at the sender's speed. Such requests are given to these threads: started when needed,
-//! at most [`MAX_THREADS`], gone after a quiet spell. When all are busy, the caller is told and refuses the request.
+//! at most [`MAX_THREADS`], gone after a quiet spell. When all are busy, the caller is told and refuses the request, or has it wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -35,31 +35,49 @@ struct State {
 }
 
 impl Bodies {
-    /// Runs `task` on one of the threads; gives it back when all are busy.
+    /// Runs `task` on one of the threads; gives its subject back when all are busy.
     ///
     /// # Errors
-    /// The task itself.
+    /// The subject.
     pub fn give<T: Send + 'static>(&self, subject: T, task: impl FnOnce(T) + Send + 'static) -> Result<(), T> {
         let mut state = self.0.lock();
+        if !self.has_thread(&mut state) {
+            return Err(subject);
+        }
+        state.tasks.push_back(Box::new(move || task(subject)));
+        self.0.given.notify_one();
+        Ok(())
+    }
+
+    /// Runs `task` on one of the threads, as soon as one is free.
+    pub fn give_patiently(&self, task: impl FnOnce() + Send + 'static) {
+        let mut state = self.0.lock();
+        if !self.has_thread(&mut state) && state.threads == 0 {
+            // Nobody would ever come for it.
+            drop(state);
+            return task();
+        }
+        state.tasks.push_back(Box::new(task));
+        self.0.given.notify_one();
+    }
+
+    /// Sees to it that a thread is free for one more task.
+    fn has_thread(&self, state: &mut State) -> bool {
         // An idle thread stands for a task only as long as it has not been promised to another.
         if state.tasks.len() < state.idle {
-            state.tasks.push_back(Box::new(move || task(subject)));
-            self.0.given.notify_one();
-            return Ok(());
+            return true;
         }
         if state.threads >= MAX_THREADS {
-            return Err(subject);
+            return false;
         }
         let shared = self.0.clone();
-        let spawned = std::thread::Builder::new().name("body".into()).spawn(move || shared.run());
-        if spawned.is_err() {
-            return Err(subject);
+        if std::thread::Builder::new().name("body".into()).spawn(move || shared.run()).is_err() {
+            return false;
         }
         state.threads += 1;
         // Counted as idle from the start, as it is about to look for a task.
         state.idle += 1;
-        state.tasks.push_back(Box::new(move || task(subject)));
-        Ok(())
+        true
     }
 }
 
@@ -97,7 +115,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn as_many_tasks_as_threads_run_at_once_and_one_more_is_given_back() {
+    fn as_many_tasks_as_threads_run_at_once_and_one_more_is_given_back_or_waits() {
         let bodies = Bodies::default();
         let (done, finished) = channel();
         let (release, wait) = channel::<()>();
@@ -111,10 +129,11 @@ mod tests {
             assert!(given.is_ok());
         }
         assert_eq!(bodies.give(99, |_| {}), Err(99));
+        bodies.give_patiently(move || done.send(MAX_THREADS).unwrap());
         drop(release);
-        let mut ran: Vec<usize> = (0..MAX_THREADS).map(|_| finished.recv_timeout(Duration::from_secs(30)).unwrap()).collect();
+        let mut ran: Vec<usize> = (0..=MAX_THREADS).map(|_| finished.recv_timeout(Duration::from_secs(30)).unwrap()).collect();
         ran.sort_unstable();
-        assert_eq!(ran, (0..MAX_THREADS).collect::<Vec<_>>());
+        assert_eq!(ran, (0..=MAX_THREADS).collect::<Vec<_>>());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //!   the writer; one whose `lead` found the writer taken has queued before that look. And since finishing may block, a leader
 //!   that leaves jobs in the queue [calls](Committer::call) another thread first.
 //! - **Jobs are finished in the order of the queue**, outside the lock. Requests are queued in the order of their arrival, so
-//!   the earliest unanswered one is never behind a later one.
+//!   the earliest unanswered one is never behind a later one. One whose body came late takes the [place](Place) kept for it.
 //!
 //! If a commit fails, all jobs of its transaction hear of it and nothing of it is stored (promise 3). After
 //! [`Error::Broken`] every later job is refused without touching the database.
@@ -76,13 +76,32 @@ pub struct Job {
     pub finish: Box<dyn FnOnce(Result<Written, Refused>) + Send>,
 }
 
+/// A place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(u64);
+
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    /// In the order of their places.
+    jobs: VecDeque<(Place, Job)>,
+    /// How many places have been given.
+    places: u64,
     /// Whether any of them needs a commit now.
     urgent: bool,
     /// Whether a commit is under way.
     committing: bool,
+}
+
+impl Queue {
+    fn next_place(&mut self) -> Place {
+        self.places += 1;
+        Place(self.places)
+    }
+
+    fn push_back(&mut self, job: Job) {
+        let place = self.next_place();
+        self.jobs.push_back((place, job));
+    }
 }
 
 /// The queue in front of the one [`Writer`].
@@ -104,14 +123,14 @@ impl Committer {
     pub fn new(
         writer: Writer,
         clock: Clock,
-        bell: impl Fn() + Send + Sync + 'static,
+        bell: Box<dyn Fn() + Send + Sync>,
         on_broken: impl Fn(Refused) + Send + Sync + 'static,
     ) -> Committer {
         Committer {
             queue: Mutex::default(),
             writer: Mutex::new(writer),
             clock,
-            bell: Box::new(bell),
+            bell,
             on_broken: Box::new(on_broken),
             broken: Mutex::default(),
             committed: Condvar::new(),
@@ -121,13 +140,26 @@ impl Committer {
     /// Queues a job. The caller must call [`lead`](Self::lead) afterwards.
     pub fn enqueue(&self, job: Job) {
         let mut queue = unpoisoned(&self.queue);
-        queue.jobs.push_back(job);
+        queue.push_back(job);
         queue.urgent = true;
     }
 
     /// Queues a job that can wait a little for company. The caller must call [`hurry`](Self::hurry) if it waits too long.
     pub fn enqueue_patient(&self, job: Job) {
-        unpoisoned(&self.queue).jobs.push_back(job);
+        unpoisoned(&self.queue).push_back(job);
+    }
+
+    /// Keeps a place in the queue for a job that is not known yet.
+    pub fn keep_place(&self) -> Place {
+        unpoisoned(&self.queue).next_place()
+    }
+
+    /// Queues a job in front of all whose places were given after its own. The caller must call [`lead`](Self::lead) afterwards.
+    pub fn enqueue_at(&self, place: Place, job: Job) {
+        let mut queue = unpoisoned(&self.queue);
+        let at = queue.jobs.partition_point(|(other, _)| *other < place);
+        queue.jobs.insert(at, (place, job));
+        queue.urgent = true;
     }
 
     /// Commits what is still queued, patient jobs included.
@@ -177,7 +209,7 @@ impl Committer {
         unpoisoned(&self.queue).urgent
     }
 
-    fn take_batch(&self) -> VecDeque<Job> {
+    fn take_batch(&self) -> VecDeque<(Place, Job)> {
         let mut queue = unpoisoned(&self.queue);
         queue.committing = true;
         if queue.jobs.len() > MAX_BATCH {
@@ -187,12 +219,12 @@ impl Committer {
         std::mem::take(&mut queue.jobs)
     }
 
-    fn commit(&self, writer: &mut Writer, batch: &VecDeque<Job>) -> Result<Vec<Written>, Refused> {
+    fn commit(&self, writer: &mut Writer, batch: &VecDeque<(Place, Job)>) -> Result<Vec<Written>, Refused> {
         if let Some(broken) = &*unpoisoned(&self.broken) {
             return Err(broken.clone());
         }
         let now_ms = self.clock.now_ms();
-        let transaction = || writer.transaction(|tx| batch.iter().map(|job| apply(tx, &job.write, now_ms)).collect());
+        let transaction = || writer.transaction(|tx| batch.iter().map(|(_, job)| apply(tx, &job.write, now_ms)).collect());
         // A panic must not take the jobs of others with it: the processor, for one, waits for its own to be finished.
         let outcome = catch_unwind(AssertUnwindSafe(transaction))
             .unwrap_or_else(|_| Err(Error::Database("panicked in a transaction".into())))
@@ -235,13 +267,13 @@ fn apply(tx: &Tx<'_>, write: &Write, now_ms: i64) -> Result<Written, Error> {
     })
 }
 
-fn finish(batch: VecDeque<Job>, outcome: Result<Vec<Written>, Refused>) {
+fn finish(batch: VecDeque<(Place, Job)>, outcome: Result<Vec<Written>, Refused>) {
     let finish_one = |job: Job, result| {
         // The panic hook has logged it; the jobs behind it must still be finished.
         let _ = catch_unwind(AssertUnwindSafe(|| (job.finish)(result)));
     };
     match outcome {
-        Ok(written) => batch.into_iter().zip(written).for_each(|(job, written)| finish_one(job, Ok(written))),
-        Err(error) => batch.into_iter().for_each(|job| finish_one(job, Err(error.clone()))),
+        Ok(written) => batch.into_iter().zip(written).for_each(|((_, job), written)| finish_one(job, Ok(written))),
+        Err(error) => batch.into_iter().for_each(|(_, job)| finish_one(job, Err(error.clone()))),
     }
 }

@@ -78,7 +78,7 @@ impl Peers {
         peer.is_some_and(|peer| self.entry(peer).queued.load(Ordering::Acquire) > 0)
     }
 
-    /// A request of `peer` is being answered directly. See `turns.rs` for what this and the following are for.
+    /// A request of `peer` is being answered directly, or its body waited for. See `turns.rs` for what this and the following are for.
     pub fn begin_turn(&self, peer: &SocketAddr) {
         self.entry(peer).turns.fetch_add(1, Ordering::SeqCst);
     }
@@ -88,7 +88,7 @@ impl Peers {
         self.entry(peer).turns.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
-    /// Whether a request of `peer` is being answered directly.
+    /// Whether such a request of `peer` is under way.
     pub fn in_turn(&self, peer: &SocketAddr) -> bool {
         self.entry(peer).turns.load(Ordering::SeqCst) > 0
     }

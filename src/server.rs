@@ -18,7 +18,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use tiny_http::Request;
 
 use crate::api::{self, Refusal, Route};
 use crate::bodies::Bodies;
-use crate::commit::{Committer, Refused};
+use crate::commit::{Committer, Job, Refused};
 use crate::config::{Config, MAX_DURATION};
 use crate::door::{Door, MAX_DRAINED_BYTES};
 use crate::error::Error;
@@ -127,13 +127,11 @@ impl Server {
         let on_worn = on_trouble.clone();
         let door = Door::open(address.clone(), descriptor, config.read_timeout, move |why| on_worn(Trouble::Worn(why)))?;
         let (bell, inbox) = processor::inbox();
-        let waker = http.clone();
-        let committer = Arc::new(Committer::new(
-            writer,
-            config.clock.clone(),
-            move || waker.unblock(),
-            move |e| on_trouble(Trouble::Broken(e)),
-        ));
+        let bodies = Bodies::default();
+        let committer = Arc::new_cyclic(|committer| {
+            let bell = bell_for(&address, http.clone(), bodies.clone(), committer.clone());
+            Committer::new(writer, config.clock.clone(), bell, move |e| on_trouble(Trouble::Broken(e)))
+        });
         let settings = Settings {
             work: config.work.clone(),
             processing_time: config.processing_time,
@@ -148,7 +146,7 @@ impl Server {
             http,
             arrivals: Mutex::default(),
             door,
-            bodies: Bodies::default(),
+            bodies,
             turns: Turns::new(),
             committer,
             readers,
@@ -205,6 +203,25 @@ impl Server {
     }
 }
 
+/// What brings some thread to lead a commit.
+fn bell_for(
+    address: &Address,
+    http: Arc<tiny_http::Server>,
+    bodies: Bodies,
+    committer: Weak<Committer>,
+) -> Box<dyn Fn() + Send + Sync> {
+    match address {
+        Address::Tcp(_) => Box::new(move || http.unblock()),
+        // Without turns, all workers may be waiting for the very answer that only that commit brings.
+        Address::Unix(_) => Box::new(move || {
+            let Some(committer) = committer.upgrade() else { return };
+            if bodies.give((), move |()| committer.lead()).is_err() {
+                http.unblock();
+            }
+        }),
+    }
+}
+
 /// What the workers share.
 struct Shared {
     http: Arc<tiny_http::Server>,
@@ -224,7 +241,9 @@ struct Shared {
 
 /// A request, sorted by what it takes to answer it.
 enum Arrival {
-    /// Somebody must lead a commit.
+    /// To be queued for a commit.
+    Job(Job),
+    /// Nothing is left to do, but somebody may have to lead a commit.
     Queued,
     /// To be answered at once, by this thread.
     Ready(Request, Head, Result<Route, Refusal>),
@@ -284,7 +303,13 @@ impl Shared {
             taken += 1;
             // A request over a Unix socket might be answered only after one that was taken with it, and that has to be committed.
             let alone = request.remote_addr().is_none();
-            let arrival = self.sort(request);
+            let arrival = match self.sort(request) {
+                Arrival::Job(job) => {
+                    self.committer.enqueue(job);
+                    Arrival::Queued
+                }
+                arrival => arrival,
+            };
             if alone || taken == MAX_TAKEN || !matches!(arrival, Arrival::Queued) {
                 break arrival;
             }
@@ -334,6 +359,8 @@ impl Shared {
             }
         };
         if !head.body_has_arrived {
+            // As soon as its body has been read, what follows on the connection may be taken, and would overtake it.
+            self.begin_turn(peer);
             return Arrival::Unread(request, head, route);
         }
         let mut body = Vec::new();
@@ -361,12 +388,16 @@ impl Shared {
         let peer = request.remote_addr();
         match route {
             route if matches!(route, Err(Refusal::BadFraming(_))) || !self.door.peers.has_queued(peer) => {
-                if let Some(peer) = peer {
-                    self.door.peers.begin_turn(peer);
-                }
+                self.begin_turn(peer);
                 Arrival::Ready(request, head, route)
             }
             route => self.queue_look(request, head, route),
+        }
+    }
+
+    fn begin_turn(&self, peer: Option<&SocketAddr>) {
+        if let Some(peer) = peer {
+            self.door.peers.begin_turn(peer);
         }
     }
 
@@ -388,6 +419,7 @@ impl Shared {
 
     fn handle(self: &Arc<Self>, arrival: Arrival) {
         match arrival {
+            Arrival::Job(job) => self.committer.enqueue(job),
             Arrival::Queued | Arrival::Stop => {}
             Arrival::Ready(request, head, route) => {
                 let peer = request.remote_addr().copied();
@@ -396,13 +428,20 @@ impl Shared {
                 }
             }
             Arrival::Unread(request, head, route) => {
+                let peer = request.remote_addr().copied();
                 let shared = self.clone();
-                let given = self.bodies.give((request, head, route), move |(request, head, route)| {
-                    shared.receive(request, head, route);
+                let receive = move |(request, head, route)| {
+                    // A panic costs its own request, and must not leave the turn taken for ever.
+                    let _ = catch_unwind(AssertUnwindSafe(|| shared.receive(request, head, route)));
+                    shared.end_turn(peer.as_ref());
                     shared.committer.lead();
-                });
-                if let Err((request, head, _)) = given {
+                };
+                if peer.is_none() {
+                    // There is no way to refuse it without waiting for its body.
+                    self.bodies.give_patiently(move || receive((request, head, route)));
+                } else if let Err((request, head, _)) = self.bodies.give((request, head, route), receive) {
                     self.refuse_for_good(request, head, Refusal::Busy);
+                    self.end_turn(peer.as_ref());
                 }
             }
             Arrival::Condemned(request, head) => {

@@ -1,8 +1,8 @@
 //! What each sorted request comes to: looked up, or queued for a commit, and answered.
 //!
 //! Requests of one connection see each other in order (RFC 9112, 9.3.2): one that came behind a write of its own connection is
-//! looked up within that write's transaction, one that came behind a read waits for its turn (`turns.rs`). Unix sockets have no
-//! peer address to tell connections apart by; there they may not.
+//! looked up within that write's transaction, one that came behind a read or a late body waits for its turn (`turns.rs`). Unix
+//! sockets have no peer address to tell connections apart by; there they may not.
 //!
 //! Runs on the workers, and on whoever leads the commit that a request waited for.
 
@@ -104,8 +104,7 @@ impl Shared {
             door.peers.settled(peer.as_ref());
             finish(request, written);
         });
-        self.committer.enqueue(Job { write, finish });
-        Arrival::Queued
+        Arrival::Job(Job { write, finish })
     }
 
     /// `/healthz` is answered by a write that reaches the disk, like an order's.
@@ -130,7 +129,7 @@ impl Shared {
             Ok(route) => (Some(route), None),
             Err(refusal) => (None, Some(Reply::from(refusal))),
         };
-        self.committer.enqueue(Job {
+        Arrival::Job(Job {
             write: Write::Look(Box::new(move |look| {
                 if let Some(route) = &route {
                     let reply = look_up(look, route);
@@ -145,8 +144,7 @@ impl Shared {
                 };
                 shared.send(request, &head, &reply);
             }),
-        });
-        Arrival::Queued
+        })
     }
 
     pub(super) fn queue_retry(self: &Arc<Self>, request: Request, head: Head, id: OrderId) -> Arrival {

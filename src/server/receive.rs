@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tiny_http::Request;
 
-use super::Shared;
+use super::{Arrival, Shared};
 use crate::api::{MAX_BODY_BYTES, Refusal, Reply, Route};
 use crate::wire::{self, Framing, Head};
 
@@ -19,6 +19,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 impl Shared {
     /// Waits for a body and goes on with its request. Runs where it may block.
     pub(super) fn receive(self: &Arc<Self>, mut request: Request, mut head: Head, route: Result<Route, Refusal>) {
+        // As soon as the body has been read, what follows on the connection may be queued.
+        let place = self.committer.keep_place();
         let peer = request.remote_addr().copied();
         let deadline = Instant::now() + self.read_timeout;
         let watch = self.door.watch(peer.as_ref(), deadline, Shutdown::Read);
@@ -32,8 +34,10 @@ impl Shared {
                 Ok(body) => {
                     drop(watch);
                     head.body_has_arrived = true;
-                    let arrival = self.sort_with_body(request, head, Ok(route), &body);
-                    return self.handle(arrival);
+                    return match self.sort_with_body(request, head, Ok(route), &body) {
+                        Arrival::Job(job) => self.committer.enqueue_at(place, job),
+                        arrival => self.handle(arrival),
+                    };
                 }
                 Err(refusal) => return self.refuse_for_good(request, head, refusal),
             },

@@ -94,21 +94,56 @@ fn pipelined_requests_of_many_connections_do_not_wait_for_each_other() {
     }
 }
 
-#[test]
-fn bodies_of_all_kinds_may_be_pipelined() {
-    let server = Local::idle();
-    let json = "Content-Type: application/json";
-    let chunked = |id: &str| {
-        let body = order(id);
-        request("POST", "/order", &[json, "Transfer-Encoding: chunked"], &format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()))
+/// Orders whose bodies come in one piece, in chunks, and after tiny_http has handed over their request.
+fn posts_of_all_kinds(round: usize) -> (Vec<String>, Vec<u8>) {
+    let chunked = |order: String| {
+        let headers = ["Content-Type: application/json", "Transfer-Encoding: chunked"];
+        request("POST", "/order", &headers, &format!("{:x}\r\n{order}\r\n0\r\n\r\n", order.len())).into_bytes()
     };
-    let long = order("3").replacen('{', &format!("{{\"note\":\"{}\",", "x".repeat(5_000)), 1);
-    let mut client = server.client();
-    let all =
-        [post(order("1")), chunked("2").into(), post(long), chunked("4").into(), post(order("5")), get("/order/4").into()];
-    client.send(all.concat()).unwrap();
-    (1..=5).for_each(|id| _ = client.answer().expect(200, &created(&id.to_string())));
-    client.answer().expect(200, &in_status("4", "Pending"));
+    let long = |order: String| post(order.replacen('{', &format!("{{\"note\":\"{}\",", "x".repeat(5_000)), 1));
+    let ids: Vec<_> = (0..6).map(|n| format!("{round}-{n}")).collect();
+    let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(|n| order(&ids[n]));
+    let posts = [post(a), chunked(b), long(c), chunked(d), post(e), long(f)].concat();
+    (ids, posts)
+}
+
+#[test]
+fn bodies_of_all_kinds_may_be_pipelined_and_what_follows_sees_their_orders() {
+    let server = Local::idle();
+    for round in 0..100 {
+        let mut client = server.client();
+        let (ids, mut all) = posts_of_all_kinds(round);
+        ids.iter().for_each(|id| all.extend(get(&format!("/order/{id}")).bytes()));
+        client.send(all).unwrap();
+        ids.iter().for_each(|id| _ = client.answer().expect(200, &created(id)));
+        ids.iter().for_each(|id| _ = client.answer().expect(200, &in_status(id, "Pending")));
+    }
+}
+
+#[test]
+fn bodies_of_all_kinds_may_be_pipelined_over_a_unix_socket_too() {
+    let folder = Folder::new();
+    let server = Local::start(|config| {
+        config.concurrency = Some(0);
+        config.workers = 1;
+        config.listen = Listen::Unix(folder.file("sock"));
+    });
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let server = &server;
+            scope.spawn(move || {
+                for round in 0..100 {
+                    let (ids, mut all) = posts_of_all_kinds(1_000 * client + round);
+                    // Here what follows need not see the orders, but must not hold them up either.
+                    (0..20).for_each(|_| all.extend(get("/metrics").bytes()));
+                    let mut client = server.client();
+                    client.send(all).unwrap();
+                    ids.iter().for_each(|id| _ = client.answer().expect(200, &created(id)));
+                    (0..20).for_each(|_| _ = client.answer().expect_status(200));
+                }
+            });
+        }
+    });
 }
 
 #[test]
