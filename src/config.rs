@@ -49,7 +49,6 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Config {
             listen: Listen::Tcp("127.0.0.1:8000".into()),
             db: "orders.db".into(),
@@ -59,7 +58,7 @@ impl Default for Config {
             exec_timeout: Duration::from_secs(60),
             max_attempts: 5,
             retry_delay: Duration::from_secs(1),
-            workers: (2 * cores).max(4),
+            workers: (2 * cores()).max(4),
             read_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
             max_memory: 512 << 20,
@@ -68,6 +67,11 @@ impl Default for Config {
             clock: Clock::system(),
         }
     }
+}
+
+/// How many cores this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// An address to listen on, as configured.

@@ -53,7 +53,7 @@
 //!
 //! [`order`] what an order is and may become · [`store`] where it is kept, the only SQL · [`commit`] many writes, one fsync ·
 //! [`processor`] the thread that has orders processed · [`work`] what that means · [`api`] what requests mean and answers say ·
-//! `wire` HTTP's bytes · `server` accept loop and workers · `door`, `bodies`, `peers`, `turns`, `census`, `descriptors` what
+//! `wire` HTTP's bytes · `server`, `intake` accept loop and workers · `door`, `bodies`, `peers`, `turns`, `census`, `descriptors` what
 //! tiny_http lacks · [`supervisor`] keeps the worker process alive · `metrics`, [`query`], [`config`], `client`, `listener`,
 //! `clock`, `error`, `lock`, `percent`, [`signals`], [`logging`] what their names say.
 //!
@@ -70,6 +70,7 @@ pub mod config;
 mod descriptors;
 mod door;
 mod error;
+mod intake;
 mod listener;
 mod lock;
 pub mod logging;

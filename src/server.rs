@@ -1,8 +1,8 @@
 //! The accept loop and the worker threads: takes requests from tiny_http, in turn, and sees that each is answered.
 //!
 //! Each worker takes requests and queues those that need but a commit, until there are no more or one needs something else, which
-//! it does; whoever commits then answers what was queued. Requests are taken and queued under one lock, so that the queue keeps
-//! the order of their arrival: tiny_http holds an answer back until the earlier requests of its connection are answered, and
+//! it does; whoever commits then answers what was queued. One worker at a time takes and queues (`intake.rs`), so that the queue
+//! keeps the order of their arrival: tiny_http holds an answer back until the earlier requests of its connection are answered, and
 //! `commit.rs` says what would come of answering in another order.
 //!
 //! `server/answers.rs` does what a request asks for, `server/receive.rs` waits for bodies.
@@ -18,7 +18,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,11 @@ use tiny_http::Request;
 use crate::api::{self, Refusal, Route};
 use crate::bodies::Bodies;
 use crate::commit::{Committer, Job, Refused};
-use crate::config::{Config, MAX_DURATION};
+use crate::config::{self, Config, MAX_DURATION};
 use crate::door::{Door, MAX_DRAINED_BYTES};
 use crate::error::Error;
+use crate::intake::Intake;
 use crate::listener::{Address, Listener};
-use crate::lock::unpoisoned;
 use crate::processor::{self, Bell, Processor, Settings};
 use crate::store::{self, Lock, Readers};
 use crate::turns::{Arrived, Turns};
@@ -40,16 +40,6 @@ use crate::work::{self, Retries};
 
 /// The most requests taken at once, so that those that keep coming do not put off the commit of those that came.
 const MAX_TAKEN: usize = 64;
-
-/// How long a commit may keep us from taking more requests, while all that come are writes: they could but join the next commit, and
-/// to be woken for each costs more than to handle it. One that reads would wait, too, so not for long if any have come of late.
-const REST: Duration = Duration::from_micros(100);
-
-/// The same after [`MANY_WRITES`].
-const LONG_REST: Duration = Duration::from_millis(2);
-
-/// So many writes in a row say that there are next to no reads.
-const MANY_WRITES: usize = 256;
 
 /// How long the last answers may take, once there is no work to wait for.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -144,7 +134,7 @@ impl Server {
         let processor = Processor::start(inbox, committer.clone(), readers.clone(), settings).inspect_err(|_| door.close())?;
         let shared = Arc::new(Shared {
             http,
-            arrivals: Mutex::default(),
+            intake: Intake::new(config::cores()),
             door,
             bodies,
             turns: Turns::new(),
@@ -159,7 +149,7 @@ impl Server {
             Server { address, shared, workers: Vec::new(), processor, shutdown_timeout: config.shutdown_timeout, lock };
         for n in 0..config.workers.max(1) {
             let shared = server.shared.clone();
-            match std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || shared.work()) {
+            match std::thread::Builder::new().name(format!("worker-{n}")).spawn(move || shared.work(n)) {
                 Ok(worker) => server.workers.push(worker),
                 Err(e) => {
                     server.stop();
@@ -228,9 +218,7 @@ struct Shared {
     door: Arc<Door>,
     bodies: Bodies,
     turns: Turns<Request>,
-    /// Held from taking a request until it is sorted, so that requests are queued in the order of their arrival. Says how many in a
-    /// row, up to the last one taken, needed but a commit.
-    arrivals: Mutex<usize>,
+    intake: Intake,
     committer: Arc<Committer>,
     readers: Arc<Readers>,
     bell: Bell,
@@ -260,12 +248,12 @@ enum Arrival {
 }
 
 impl Shared {
-    fn work(self: Arc<Shared>) {
+    fn work(self: Arc<Shared>, worker: usize) {
         loop {
             // Wherever a panic comes from, it costs its own request, which tiny_http answers with 500 when it is dropped, but no
             // thread, and nothing of what was queued before it.
             let step = catch_unwind(AssertUnwindSafe(|| {
-                let arrival = self.next_arrival();
+                let arrival = self.next_arrival(worker);
                 let go_on = !matches!(arrival, Arrival::Stop);
                 self.handle(arrival);
                 go_on
@@ -279,10 +267,10 @@ impl Shared {
     }
 
     /// Takes requests as long as a commit is all that they need, and returns the first that needs more, if there is one.
-    fn next_arrival(self: &Arc<Self>) -> Arrival {
-        let mut writes_in_a_row = unpoisoned(&self.arrivals);
-        if *writes_in_a_row > 0 {
-            self.committer.rest(if *writes_in_a_row < MANY_WRITES { REST } else { LONG_REST });
+    fn next_arrival(self: &Arc<Self>, worker: usize) -> Arrival {
+        let taker = self.intake.enter(worker);
+        if let Some(rest) = taker.rest {
+            self.committer.rest(rest);
         }
         let mut taken = 0;
         let arrival = loop {
@@ -315,13 +303,10 @@ impl Shared {
             }
         };
         if matches!(arrival, Arrival::Queued) {
-            *writes_in_a_row = writes_in_a_row.saturating_add(taken);
-        } else {
-            *writes_in_a_row = 0;
-            if taken > 1 {
-                // Answering it may take a while, and those taken before it must not wait so long.
-                self.committer.call();
-            }
+            taker.leave_with_writes(taken);
+        } else if taken > 1 {
+            // Answering it may take a while, and those taken before it must not wait so long.
+            self.committer.call();
         }
         arrival
     }
@@ -353,7 +338,7 @@ impl Shared {
         let route = match head.framing {
             Ok(_) => api::route(head.method, request.url(), head.content_type(&request)),
             Err(why) => {
-                // Here, under the lock: another worker may be about to take what follows on the connection.
+                // Here and now: another worker may be about to take what follows on the connection.
                 self.door.ignore(peer);
                 Err(Refusal::BadFraming(why))
             }

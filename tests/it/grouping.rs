@@ -1,5 +1,6 @@
 //! Orders that come together share a commit. Seen from outside by `created_at`, the time of its commit, so that the orders of one
-//! commit have one time, and any order of theirs that was committed alone most likely a time of its own.
+//! commit have one time, and any order of theirs that was committed alone most likely a time of its own. And whoever only reads
+//! does not pay for it.
 
 use std::collections::BTreeSet;
 
@@ -34,4 +35,24 @@ fn a_single_worker_commits_together_what_came_while_it_was_busy() {
     let times: BTreeSet<_> = server.rows().iter().map(|row| row.created_at).collect();
     assert_eq!(server.rows().len(), ORDERS);
     assert!(times.len() <= ORDERS / 20, "{ORDERS} orders were created at {} times", times.len());
+}
+
+/// After many writes in a row one worker takes and commits all, but not for longer than a read may be kept waiting.
+#[test]
+fn a_read_is_answered_while_the_commit_of_many_writes_hangs() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--workers", "2", "--concurrency", "0"]);
+    let (mut writer, mut reader) = (server.client(), server.client());
+    let ids: Vec<_> = ids(0..ORDERS).collect();
+    ids.iter().for_each(|id| writer.send(post(order(id))).unwrap());
+    ids.iter().for_each(|id| _ = writer.answer().expect(200, &created(id)));
+    let other = connection(&server.db());
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    writer.send(post(order("late"))).unwrap();
+    for id in &ids[..20] {
+        reader.ask(get(&format!("/order/{id}"))).expect(200, &in_status(id, "Pending"));
+    }
+    other.execute_batch("ROLLBACK").unwrap();
+    // A commit hangs for 5 s at most and then fails. So the reader did not wait for that.
+    writer.answer().expect(200, &created("late"));
 }
