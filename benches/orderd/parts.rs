@@ -144,43 +144,59 @@ pub fn big(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Reading while others write: by one connection, which feels every wait, and by as many as write.
+/// Reading while others write: by one connection, which feels every wait, and by as many as write. Beside tiny_http alone, as
+/// what waits for a core does so whatever the server does.
 pub fn beside(bench: &mut Bench) -> Result<()> {
-    let [alone, beside, alone_64, beside_64] = bench.interleave(
+    let series = bench.interleave(
         "answers/s",
         [
-            ("GET alone, 1 connection", &|bench| read_beside(bench, 1, false)),
-            ("GET beside 64 that create, 1 connection", &|bench| read_beside(bench, 1, true)),
-            ("GET alone, 64 connections", &|bench| read_beside(bench, CONNECTIONS, false)),
-            ("GET beside 64 that create, 64 connections", &|bench| read_beside(bench, CONNECTIONS, true)),
+            ("GET alone, 1 connection", &|bench| orderd_beside(bench, 1, false)),
+            ("GET beside 64 that create, 1 connection", &|bench| orderd_beside(bench, 1, true)),
+            ("GET alone, 64 connections", &|bench| orderd_beside(bench, CONNECTIONS, false)),
+            ("GET beside 64 that create, 64 connections", &|bench| orderd_beside(bench, CONNECTIONS, true)),
+            ("GET alone, 1 connection, ceiling", &|bench| ceiling_beside(bench, 1, false)),
+            ("GET beside 64 that create, 1 connection, ceiling", &|bench| ceiling_beside(bench, 1, true)),
         ],
     )?;
-    for (connections, alone, beside) in [(1, alone, beside), (CONNECTIONS, alone_64, beside_64)] {
-        let ratio = median(alone.samples.iter().zip(&beside.samples).map(|(a, b)| b.p99_ms / a.p99_ms));
-        let name = format!("GET p99 (connections: {connections}) beside 64 that create, over GET p99 alone");
-        bench.report.add(Figure::ratio(&name, ratio, Bound::AtMost(5.0)));
+    let figures = [("", 1, Bound::AtMost(5.0)), ("", CONNECTIONS, Bound::AtMost(5.0)), ("ceiling's ", 1, Bound::None)];
+    for ((whose, connections, bound), pair) in figures.into_iter().zip(series.chunks(2)) {
+        let ratio = median(pair[0].samples.iter().zip(&pair[1].samples).map(|(alone, beside)| beside.p99_ms / alone.p99_ms));
+        let name = format!("{whose}GET p99 (connections: {connections}) beside 64 that create, over GET p99 alone");
+        bench.report.add(Figure::ratio(&name, ratio, bound));
     }
     Ok(())
 }
 
-/// One turn of reading, with or without 64 connections that create meanwhile.
-fn read_beside(bench: &mut Bench, connections: usize, creating: bool) -> Result<Outcome> {
+fn orderd_beside(bench: &mut Bench, connections: usize, creating: bool) -> Result<Outcome> {
     let database = bench.folder.filled("beside.db", Contents { completed: FEW, ..Contents::default() })?;
     let server = Process::orderd(&database, &[])?;
+    let (read, written) = read_beside(bench, &server, connections, creating)?;
+    server.stop()?;
+    if let Some(written) = written {
+        verify(&database, &written)?;
+    }
+    Ok(read)
+}
+
+fn ceiling_beside(bench: &mut Bench, connections: usize, creating: bool) -> Result<Outcome> {
+    let server = Process::contestant(Contestant::Ceiling, &bench.folder.path("none"))?;
+    let (read, _) = read_beside(bench, &server, connections, creating)?;
+    server.stop()?;
+    Ok(read)
+}
+
+/// One turn of reading, with or without 64 connections that create meanwhile.
+fn read_beside(bench: &mut Bench, server: &Process, connections: usize, creating: bool) -> Result<(Outcome, Option<Outcome>)> {
     let seed = bench.seed();
-    let reads = Load { connections, ..bench.load(&server, Ask::Status { seed: SEED, orders: FEW }) };
-    let writes = bench.load(&server, Ask::Create { seed });
+    let reads = Load { connections, ..bench.load(server, Ask::Status { seed: SEED, orders: FEW }) };
+    let writes = bench.load(server, Ask::Create { seed });
     let (read, written) = std::thread::scope(|scope| {
         let writer = creating.then(|| scope.spawn(|| writes.run()));
         let read = reads.run();
         (read, writer.map(|writer| writer.join().unwrap_or_else(|_| Err("a client thread panicked".into()))))
     });
-    server.stop()?;
-    if let Some(written) = written {
-        verify(&database, &written?)?;
-    }
     // The server's processor time was for both.
-    read.map(|read| Outcome { cpu: None, ..read })
+    Ok((Outcome { cpu: None, ..read? }, written.transpose()?))
 }
 
 /// One client, one order at a time.

@@ -280,7 +280,10 @@ fn clients_that_send_a_byte_a_second_are_cut_off_and_others_hardly_notice() {
 #[test]
 fn bodies_are_read_over_a_unix_socket_too() {
     let folder = Folder::new();
-    let server = Local::start(|config| config.listen = Listen::Unix(folder.file("sock")));
+    let server = Local::start(|config| {
+        config.concurrency = Some(0);
+        config.listen = Listen::Unix(folder.file("sock"));
+    });
     let mut client = server.client();
     client.ask(post(order("1"))).expect(200, &created("1"));
     client.ask(post(long_order("2", 900_000))).expect(200, &created("2"));
