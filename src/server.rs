@@ -289,8 +289,6 @@ impl Shared {
                 }
             };
             taken += 1;
-            // A request over a Unix socket might be answered only after one that was taken with it, and that has to be committed.
-            let alone = request.remote_addr().is_none();
             let arrival = match self.sort(request) {
                 Arrival::Job(job) => {
                     self.committer.enqueue(job);
@@ -298,14 +296,15 @@ impl Shared {
                 }
                 arrival => arrival,
             };
-            if alone || taken == MAX_TAKEN || !matches!(arrival, Arrival::Queued) {
+            if taken == MAX_TAKEN || !matches!(arrival, Arrival::Queued) {
                 break arrival;
             }
         };
         if matches!(arrival, Arrival::Queued) {
             taker.leave_with_writes(taken);
         } else if taken > 1 {
-            // Answering it may take a while, and those taken before it must not wait so long.
+            // Answering it may take a while, and those taken before it must not wait so long. Over a Unix socket it may even have to
+            // wait for one of them.
             self.committer.call();
         }
         arrival

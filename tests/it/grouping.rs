@@ -4,37 +4,60 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Folder, Process, Serving, connection, created, get, ids, in_status, order, post};
+use orderd::{Config, Listen};
+
+use crate::harness::{Folder, Local, Process, Serving, connection, created, get, ids, in_status, order, post};
 
 /// A commit takes at least a tenth of a millisecond, and times are in milliseconds: so many commits one by one would take a
 /// hundred, where groups of 64 take 16.
 const ORDERS: usize = 1_000;
 
-#[test]
-fn a_single_worker_commits_together_what_came_while_it_was_busy() {
-    let folder = Folder::new();
-    let server = Process::start(&folder, &["--workers", "1", "--concurrency", "0"]);
+/// How many of them one client sends at once. A Unix socket holds some 270 answers that are not read.
+const AT_ONCE: usize = 100;
+
+/// Has clients send orders that all arrive while another program keeps them from being committed, and asserts that they share
+/// commits then. Who asks for an order behind them sees it, if the server keeps the order of requests.
+fn share_commits(server: &impl Serving, in_order: bool) {
     let other = connection(&server.db());
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let ids: Vec<_> = ids(0..ORDERS).collect();
     let mut clients: Vec<_> = ids
-        .chunks(ORDERS / 2)
+        .chunks(AT_ONCE)
         .map(|ids| {
             let mut client = server.client();
             client.send(ids.iter().flat_map(|id| post(order(id))).collect::<Vec<_>>()).unwrap();
-            // Behind the orders of its connection, and so after their commit.
             client.send(get(&format!("/order/{}", ids[0]))).unwrap();
             client
         })
         .collect();
     other.execute_batch("ROLLBACK").unwrap();
-    for (client, ids) in clients.iter_mut().zip(ids.chunks(ORDERS / 2)) {
+    for (client, ids) in clients.iter_mut().zip(ids.chunks(AT_ONCE)) {
         ids.iter().for_each(|id| _ = client.answer().expect(200, &created(id)));
-        client.answer().expect(200, &in_status(&ids[0], "Pending"));
+        let looked = client.answer();
+        if in_order {
+            looked.expect(200, &in_status(&ids[0], "Pending"));
+        }
     }
     let times: BTreeSet<_> = server.rows().iter().map(|row| row.created_at).collect();
     assert_eq!(server.rows().len(), ORDERS);
     assert!(times.len() <= ORDERS / 20, "{ORDERS} orders were created at {} times", times.len());
+}
+
+#[test]
+fn a_single_worker_commits_together_what_came_while_it_was_busy() {
+    let folder = Folder::new();
+    share_commits(&Process::start(&folder, &["--workers", "1", "--concurrency", "0"]), true);
+}
+
+#[test]
+fn orders_share_commits_over_a_unix_socket_too() {
+    let folder = Folder::new();
+    let server = Local::start(|config| {
+        config.listen = Listen::Unix(folder.file("sock"));
+        config.concurrency = Some(0);
+        config.clock = Config::default().clock;
+    });
+    share_commits(&server, false);
 }
 
 /// After many writes in a row one worker takes and commits all, but not for longer than a read may be kept waiting.
