@@ -175,10 +175,11 @@ impl Report {
             let value = with_unit(figure.value, figure.unit);
             writeln!(out, "{:<82} {value:>10}  {:<16} {}", figure.name, figure.target(), figure.verdict())?;
         }
+        let targets = self.figures.iter().filter(|f| !matches!(f.bound, Bound::None)).count();
         match self.short() {
-            _ if self.figures.iter().all(|f| matches!(f.bound, Bound::None)) => Ok(()),
+            _ if targets == 0 => Ok(()),
             0 => writeln!(out, "\nAll targets are met."),
-            short => writeln!(out, "\n{short} of {} figures fall short.", self.figures.len()),
+            short => writeln!(out, "\n{short} of {targets} targets are not met."),
         }
     }
 
