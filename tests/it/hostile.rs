@@ -147,7 +147,8 @@ fn clients_that_never_read_do_not_hold_others_up_for_long() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--max-memory", "2G"]);
     let _mute = flood(&server);
-    // Eight times the write timeout would be 16 s. The flood itself has to be gone through as well.
+    // To wait for each of them as long as for one that sends slowly would be eight times 30 s, and even 2 s for each would be 16 s.
+    // The flood itself has to be gone through as well, which takes its time on a busy machine.
     let began = Instant::now();
     let mut slowest = Duration::ZERO;
     while began.elapsed() < Duration::from_secs(12) {
@@ -157,7 +158,7 @@ fn clients_that_never_read_do_not_hold_others_up_for_long() {
         slowest = slowest.max(asked.elapsed());
     }
     eprintln!("beside 8 clients that never read: the slowest answer took {slowest:?}");
-    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(15), "{slowest:?}");
     server.stop();
 }
 
