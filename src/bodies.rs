@@ -2,7 +2,8 @@
 //!
 //! tiny_http hands over a request whose body is long, chunked or held back for `100 Continue` before that body has come. Reading
 //! it, and even dropping it unread, goes at the sender's speed. Such requests are given to these threads: started when needed,
-//! at most [`MAX_THREADS`], gone after a quiet spell. When all are busy, the caller is told and refuses the request, or has it wait.
+//! at most [`MAX_THREADS`], gone after a quiet spell. When all are busy, the caller is told and refuses the request, or has it
+//! wait. What else may block and must hold nobody up is given to them, too: long answers, and commits over Unix sockets.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};

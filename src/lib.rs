@@ -53,9 +53,9 @@
 //!
 //! [`order`] what an order is and may become · [`store`] where it is kept, the only SQL · [`commit`] many writes, one fsync ·
 //! [`processor`] the thread that has orders processed · [`work`] what that means · [`api`] what requests mean and answers say ·
-//! `wire` HTTP's bytes · `server`, `intake` accept loop and workers · `door`, `bodies`, `peers`, `turns`, `census`, `descriptors` what
-//! tiny_http lacks · [`supervisor`] keeps the worker process alive · `metrics`, [`query`], [`config`], `client`, `listener`,
-//! `clock`, `error`, `lock`, `percent`, [`signals`], [`logging`] what their names say.
+//! `wire` HTTP's bytes · `server`, `intake` accept loop and workers · `door`, `bodies`, `peers`, `turns`, `census`,
+//! `descriptors` what tiny_http lacks · [`supervisor`] keeps the worker process alive · `metrics`, [`query`], [`config`],
+//! `client`, `listener`, `clock`, `error`, `lock`, `percent`, [`signals`], [`logging`] what their names say.
 //!
 //! **Deliberately absent**: an async runtime, a web framework, an ORM, a cache of orders in memory, and any write that does not
 //! go through [`commit`].

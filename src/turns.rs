@@ -4,7 +4,8 @@
 //! A few clients that pipeline would so take all workers, in lockstep, and what others ask would stand behind them in the queue.
 //! Here a connection has one turn: while a request of it is being answered directly, or its late body is on its way into the
 //! commit's queue, later ones are put aside in the order of their arrival, and taken up by whoever ends that turn. Requests that
-//! wait for a commit take no turn, as the commit's queue keeps their order. That also lets requests of one connection see each other in order (RFC 9112, 9.3.2).
+//! wait for a commit take no turn, as the commit's queue keeps their order. That also lets requests of one connection see each
+//! other in order (RFC 9112, 9.3.2).
 //!
 //! Costs two atomic operations for a request whose connection does not pipeline.
 

@@ -88,8 +88,8 @@ impl Shared {
         })
     }
 
-    /// Queues a write and hands its request to `finish` once its fate is known. Until then, what its peer sends later waits in the
-    /// same queue.
+    /// A write to be queued, which hands its request to `finish` once its fate is known. Until then, what its peer sends later
+    /// waits in the same queue.
     fn queue_write(
         self: &Arc<Self>,
         request: Request,

@@ -11,21 +11,21 @@ use crate::harness::{
 use crate::load::beside;
 
 const JSON: &str = "Content-Type: application/json";
-const CHUNKED: &str = "Transfer-Encoding: chunked";
+pub const CHUNKED: &str = "Transfer-Encoding: chunked";
 const CONTINUE: &str = "Expect: 100-continue";
 const MAX_BODY: usize = 1 << 20;
 /// How many bodies are waited for at once.
 const BODY_THREADS: usize = 64;
 
 /// An order with so many bytes, in white space and a field that nobody knows.
-fn long_order(id: &str, bytes: usize) -> String {
+pub fn long_order(id: &str, bytes: usize) -> String {
     let head = format!(r#"{{"note":"{}","#, "x".repeat(bytes / 2));
     let rest = order(id);
     let spaces = " ".repeat(bytes - head.len() - rest.len() + 1);
     format!("{head}{spaces}{}", &rest[1..])
 }
 
-fn head(framing: &[&str]) -> String {
+pub fn head(framing: &[&str]) -> String {
     request("POST", "/order", &[&[JSON], framing].concat(), "")
 }
 
@@ -33,7 +33,7 @@ fn length_of(body: &str) -> String {
     format!("Content-Length: {}", body.len())
 }
 
-fn chunks(body: &str, bytes: usize) -> String {
+pub fn chunks(body: &str, bytes: usize) -> String {
     let chunk = |part: &[u8]| format!("{:x}\r\n{}\r\n", part.len(), std::str::from_utf8(part).unwrap());
     body.as_bytes().chunks(bytes).map(chunk).collect::<String>() + "0\r\n\r\n"
 }

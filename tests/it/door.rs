@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use orderd::{Address, Listen};
 
+use crate::bodies::{CHUNKED, chunks, head, long_order};
 use crate::crowd::resets_when_closed;
 use crate::harness::{Client, Folder, Local, PATIENCE, Serving, created, get, in_status, order, post, request};
 
@@ -94,17 +95,14 @@ fn pipelined_requests_of_many_connections_do_not_wait_for_each_other() {
     }
 }
 
-/// Orders whose bodies come in one piece, in chunks, and after tiny_http has handed over their request.
-fn posts_of_all_kinds(round: usize) -> (Vec<String>, Vec<u8>) {
-    let chunked = |order: String| {
-        let headers = ["Content-Type: application/json", "Transfer-Encoding: chunked"];
-        request("POST", "/order", &headers, &format!("{:x}\r\n{order}\r\n0\r\n\r\n", order.len())).into_bytes()
-    };
-    let long = |order: String| post(order.replacen('{', &format!("{{\"note\":\"{}\",", "x".repeat(5_000)), 1));
-    let ids: Vec<_> = (0..6).map(|n| format!("{round}-{n}")).collect();
-    let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(|n| order(&ids[n]));
-    let posts = [post(a), chunked(b), long(c), chunked(d), post(e), long(f)].concat();
-    (ids, posts)
+/// Orders whose bodies come in chunks, in one piece, and after tiny_http has handed over their request; each with its id.
+fn posts_of_all_kinds(round: usize) -> Vec<(String, Vec<u8>)> {
+    let short = |id: &str| post(order(id));
+    let long = |id: &str| post(long_order(id, 5_000));
+    let chunked = |id: &str| (head(&[CHUNKED]) + &chunks(&order(id), 9)).into_bytes();
+    let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(|n| format!("{round}-{n}"));
+    let posts = [chunked(&a), short(&b), long(&c), short(&d), chunked(&e), long(&f)];
+    [a, b, c, d, e, f].into_iter().zip(posts).collect()
 }
 
 #[test]
@@ -112,11 +110,16 @@ fn bodies_of_all_kinds_may_be_pipelined_and_what_follows_sees_their_orders() {
     let server = Local::idle();
     for round in 0..100 {
         let mut client = server.client();
-        let (ids, mut all) = posts_of_all_kinds(round);
-        ids.iter().for_each(|id| all.extend(get(&format!("/order/{id}")).bytes()));
-        client.send(all).unwrap();
-        ids.iter().for_each(|id| _ = client.answer().expect(200, &created(id)));
-        ids.iter().for_each(|id| _ = client.answer().expect(200, &in_status(id, "Pending")));
+        let posts = posts_of_all_kinds(round);
+        // Soon after those whose bodies come late, as these are what might be overtaken.
+        for pair in posts.chunks(2) {
+            pair.iter().for_each(|(_, post)| client.send(post).unwrap());
+            pair.iter().for_each(|(id, _)| client.send(get(&format!("/order/{id}"))).unwrap());
+        }
+        for pair in posts.chunks(2) {
+            pair.iter().for_each(|(id, _)| _ = client.answer().expect(200, &created(id)));
+            pair.iter().for_each(|(id, _)| _ = client.answer().expect(200, &in_status(id, "Pending")));
+        }
     }
 }
 
@@ -133,12 +136,12 @@ fn bodies_of_all_kinds_may_be_pipelined_over_a_unix_socket_too() {
             let server = &server;
             scope.spawn(move || {
                 for round in 0..100 {
-                    let (ids, mut all) = posts_of_all_kinds(1_000 * client + round);
-                    // Here what follows need not see the orders, but must not hold them up either.
-                    (0..20).for_each(|_| all.extend(get("/metrics").bytes()));
+                    let posts = posts_of_all_kinds(1_000 * client + round);
                     let mut client = server.client();
-                    client.send(all).unwrap();
-                    ids.iter().for_each(|id| _ = client.answer().expect(200, &created(id)));
+                    posts.iter().for_each(|(_, post)| client.send(post).unwrap());
+                    // Here what follows need not see the orders, but must not hold them up either.
+                    client.send(get("/metrics").repeat(20)).unwrap();
+                    posts.iter().for_each(|(id, _)| _ = client.answer().expect(200, &created(id)));
                     (0..20).for_each(|_| _ = client.answer().expect_status(200));
                 }
             });
