@@ -6,19 +6,10 @@ use std::time::Duration;
 
 use orderd::{Address, Listen};
 
-use crate::bodies::{CHUNKED, chunks, head, long_order};
-use crate::crowd::resets_when_closed;
-use crate::harness::{Client, Folder, Local, PATIENCE, Serving, created, get, in_status, order, post, request};
-
-/// The same request as HTTP/1.0.
-fn old(request: impl AsRef<[u8]>) -> String {
-    String::from_utf8(request.as_ref().to_vec()).unwrap().replacen("HTTP/1.1", "HTTP/1.0", 1)
-}
-
-/// Adds a header.
-fn with(request: impl AsRef<[u8]>, header: &str) -> String {
-    String::from_utf8(request.as_ref().to_vec()).unwrap().replacen("\r\n", &format!("\r\n{header}\r\n"), 1)
-}
+use crate::harness::{
+    Client, Folder, Local, PATIENCE, Serving, created, get, in_status, long_order, old, order, post, post_in_chunks,
+    quick_or_slow, request, resets_when_closed, with,
+};
 
 /// Asserts that nothing more comes and the server closes the connection, long before the read timeout does.
 #[track_caller]
@@ -36,6 +27,8 @@ fn http_1_0_is_answered_and_closed_unless_it_asks_to_stay() {
     let mut client = server.client();
     client.ask(old(post(order("1")))).expect(200, &created("1")).expect_header("Connection", "close");
     is_closed(&mut client);
+    // It need not say which host it means.
+    server.ask("GET /order/1 HTTP/1.0\r\n\r\n").expect(200, &in_status("1", "Pending")).expect_header("Connection", "close");
 
     let mut client = server.client();
     for _ in 0..3 {
@@ -43,6 +36,15 @@ fn http_1_0_is_answered_and_closed_unless_it_asks_to_stay() {
         client.ask(stay).expect(200, &in_status("1", "Pending")).expect_header("Connection", "keep-alive");
     }
     client.ask(old(get("/order/1"))).expect(200, &in_status("1", "Pending")).expect_header("Connection", "close");
+    is_closed(&mut client);
+}
+
+#[test]
+fn a_connection_stays_open_unless_told_otherwise() {
+    let server = Local::idle();
+    let mut client = server.client();
+    (0..3).for_each(|_| _ = client.ask(get("/metrics")).expect_status(200).expect_no_header("Connection"));
+    client.ask(request("GET", "/metrics", &["Connection: close"], "")).expect_status(200);
     is_closed(&mut client);
 }
 
@@ -99,7 +101,7 @@ fn pipelined_requests_of_many_connections_do_not_wait_for_each_other() {
 fn posts_of_all_kinds(round: usize) -> Vec<(String, Vec<u8>)> {
     let short = |id: &str| post(order(id));
     let long = |id: &str| post(long_order(id, 5_000));
-    let chunked = |id: &str| (head(&[CHUNKED]) + &chunks(&order(id), 9)).into_bytes();
+    let chunked = |id: &str| post_in_chunks(&order(id), 9);
     let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(|n| format!("{round}-{n}"));
     let posts = [chunked(&a), short(&b), long(&c), short(&d), chunked(&e), long(&f)];
     [a, b, c, d, e, f].into_iter().zip(posts).collect()
@@ -135,7 +137,7 @@ fn bodies_of_all_kinds_may_be_pipelined_over_a_unix_socket_too() {
         for client in 0..8 {
             let server = &server;
             scope.spawn(move || {
-                for round in 0..100 {
+                for round in 0..quick_or_slow(20, 100) {
                     let posts = posts_of_all_kinds(1_000 * client + round);
                     let mut client = server.client();
                     posts.iter().for_each(|(_, post)| client.send(post).unwrap());
@@ -201,7 +203,9 @@ fn an_expectation_that_nobody_knows_is_refused() {
 fn lines_that_are_no_http_end_their_connection() {
     let server = Local::idle();
     let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(1 << 20));
-    let nonsense: [&[u8]; 9] = [
+    let nonsense: [&[u8]; 11] = [
+        b"?\r\n\r\n",
+        b"\r\n\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET\r\n\r\n",
         b"\r\n\r\n",
@@ -226,15 +230,15 @@ fn lines_that_are_no_http_end_their_connection() {
 #[test]
 fn connections_reset_in_the_middle_of_everything_do_no_harm() {
     let server = Local::start(|config| config.concurrency = Some(0));
-    let order = post(order("1"));
-    for cut_after in 0..order.len() {
+    let whole = post(order("1"));
+    for cut_after in 0..whole.len() {
         let Address::Tcp(address) = *server.address() else { unreachable!("it listens on TCP") };
         let mut client = TcpStream::connect(address).unwrap();
         resets_when_closed(&client);
-        client.write_all(&order[..cut_after]).unwrap();
+        client.write_all(&whole[..cut_after]).unwrap();
     }
     assert_eq!(server.rows(), [], "it was never whole");
-    server.post(crate::harness::order("2")).expect(200, &created("2"));
+    server.post(order("2")).expect(200, &created("2"));
 }
 
 #[test]
