@@ -7,6 +7,8 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::{PATIENCE, Process, is_running, poll_until, signal};
 
 /// A worker process.
@@ -54,6 +56,16 @@ impl Worker {
     #[track_caller]
     pub fn signal(self, name: &str) {
         signal(self.0, name);
+    }
+
+    /// Whether a signal can't end it, because it is ignored or held back.
+    pub fn ignores(self, name: &str) -> bool {
+        let signal: Signal = format!("SIG{name}").parse().unwrap();
+        let status = fs::read_to_string(self.proc("status")).unwrap_or_default();
+        ["SigIgn:", "SigBlk:"].iter().any(|kind| {
+            let mask = status.lines().find_map(|line| line.strip_prefix(kind)).unwrap_or("0");
+            u64::from_str_radix(mask.trim(), 16).unwrap() & 1 << (signal as u32 - 1) != 0
+        })
     }
 
     pub fn lives(&self) -> bool {

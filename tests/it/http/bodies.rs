@@ -88,7 +88,7 @@ fn an_order_of_2_mib_is_refused_and_the_connection_does_not_hang() {
 
 #[test]
 fn an_order_of_2_mib_that_waits_for_100_continue_is_refused_and_the_connection_does_not_hang() {
-    let server = Local::start(|config| config.read_timeout = Duration::from_secs(2));
+    let server = Local::start(|config| config.read_timeout = Duration::from_secs(1));
     let body = long_order("1", 2 * MAX_BODY);
     // One that never sends the body, and one that does all the same.
     for sends in [false, true] {
@@ -110,7 +110,7 @@ fn an_order_of_2_mib_that_waits_for_100_continue_is_refused_and_the_connection_d
 
 #[test]
 fn a_refused_request_with_a_long_body_gets_its_answer_and_the_connection_does_not_hang() {
-    let server = Local::start(|config| config.read_timeout = Duration::from_secs(2));
+    let server = Local::start(|config| config.read_timeout = Duration::from_secs(1));
     let body = long_order("1", 100_000);
     let refused = [
         (request("POST", "/nowhere", &[JSON, &length_of(&body)], &body), 404),
@@ -161,10 +161,15 @@ fn a_body_that_ends_early_is_refused() {
 #[test]
 fn a_body_that_does_not_come_is_refused_or_cut_by_its_deadline() {
     let server = Local::start(|config| config.read_timeout = Duration::from_secs(1));
-    for (framing, part) in [("Content-Length: 100000", ""), (CHUNKED, ""), (CHUNKED, "fff\r\n{")] {
+    let parts = [("Content-Length: 100000", ""), (CHUNKED, ""), (CHUNKED, "fff\r\n{")];
+    // All of them wait at the same time.
+    let waiting = parts.map(|(framing, part)| {
         let mut client = server.client();
         client.send(head(&[framing]) + part).unwrap();
         client.set_read_timeout(PATIENCE).unwrap();
+        client
+    });
+    for mut client in waiting {
         client.answer().expect_error(408, "body_too_slow");
         assert_eq!(client.read_rest().unwrap_or_default(), b"", "it is closed");
     }
@@ -174,13 +179,13 @@ fn a_body_that_does_not_come_is_refused_or_cut_by_its_deadline() {
 #[test]
 fn a_line_of_chunks_that_never_ends_is_cut_by_the_deadline() {
     let server = Local::start(|config| config.read_timeout = Duration::from_secs(1));
-    for part in ["0", "1;x"] {
-        let mut client = server.client();
-        client.set_read_timeout(PATIENCE).unwrap();
-        client.send(head(&[CHUNKED]) + "1").unwrap();
-        let ended = comes_true(PATIENCE, || client.send(part).is_err());
-        assert!(ended, "{part:?} is read for ever");
-    }
+    let mut clients = ["0", "1;x"].map(|part| (server.client(), part, false));
+    clients.iter_mut().for_each(|(client, ..)| client.send(head(&[CHUNKED]) + "1").unwrap());
+    let ended = comes_true(PATIENCE, || {
+        clients.iter_mut().for_each(|(client, part, cut)| *cut = *cut || client.send(part).is_err());
+        clients.iter().all(|(.., cut)| *cut)
+    });
+    assert!(ended, "a line is read for ever");
     server.post(order("1")).expect(200, &created("1"));
 }
 
