@@ -1,13 +1,15 @@
 //! What the tests share: folders, deadlines, rows of the database, and all that one asks of anything that serves.
 //!
-//! Its rooms: `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `local` a
-//! server in this process, `process` the binary as a process, `worker` the process that serves, `load` well-behaved clients,
-//! `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped, also when a test fails.
+//! Its rooms: `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
+//! pipelines of all kinds, `local` a server in this process, `process` the binary as a process, `worker` the process that serves,
+//! `load` well-behaved clients, `readers` slow ones, `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped, also when a test fails.
 
 mod client;
+mod conversation;
 mod load;
 mod local;
 mod process;
+mod readers;
 mod requests;
 mod slow;
 mod sockets;
@@ -21,9 +23,11 @@ use std::time::{Duration, Instant};
 use orderd::Address;
 
 pub use client::{Answer, Client};
+pub use conversation::Conversation;
 pub use load::{Report, beside};
 pub use local::Local;
 pub use process::{Ended, Process, in_clean_environment, is_running, orderd, signal};
+pub use readers::{SlowReaders, Wanted};
 pub use requests::{
     CHUNKED, CONTINUE, HOST, JSON, badly_framed, chunks, created, get, head, ids, in_status, largest_order, length_of,
     long_order, old, order, post, post_in_chunks, request, with,
@@ -132,6 +136,18 @@ pub fn connection(path: &Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.busy_timeout(PATIENCE).unwrap();
     connection
+}
+
+/// Puts completed orders of the largest kind into the database, as another program might: `big-0`, `big-1`, …, with so many
+/// items of 255 characters, each of which JSON escapes.
+pub fn put_large_orders(path: &Path, orders: usize, items: usize) {
+    let items = format!("[{}]", vec![format!("\"{}\"", "\\\"".repeat(255)); items].join(","));
+    let mut connection = connection(path);
+    let transaction = connection.transaction().unwrap();
+    let columns = "order_id, user_id, item_ids, total_amount, status, created_at, completed_at";
+    let sql = format!("INSERT INTO orders ({columns}) VALUES ('big-' || ?1, 'user1', ?2, '1', 'Completed', 1000, 1000)");
+    (0..orders).for_each(|n| _ = transaction.execute(&sql, (n as i64, &items)).unwrap());
+    transaction.commit().unwrap();
 }
 
 /// What `/metrics` says.

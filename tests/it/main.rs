@@ -11,6 +11,7 @@ mod harness;
 mod tidy;
 
 mod api {
+    mod browsers;
     mod input;
     mod records;
     mod requests;
