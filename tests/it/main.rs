@@ -24,6 +24,8 @@ mod http {
     mod framing;
     mod hazards;
     mod hostile;
+    mod hosts;
+    mod pipelines;
 }
 
 mod store {

@@ -1,14 +1,15 @@
-//! One connection, many manners: older HTTP, closing, pipelining, HEAD, and words that tiny_http alone makes of the wrong thing.
+//! One connection, many manners: older HTTP, closing, HEAD, and words of which tiny_http alone makes the wrong thing.
+//!
+//! What may be pipelined is held in `pipelines.rs`.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use orderd::{Address, Listen};
+use orderd::Address;
 
 use crate::harness::{
-    Client, Folder, Local, PATIENCE, Serving, created, get, in_status, long_order, old, order, post, post_in_chunks,
-    quick_or_slow, request, resets_when_closed, with,
+    Client, Local, PATIENCE, Serving, created, get, in_status, old, order, post, request, resets_when_closed, with,
 };
 
 /// Asserts that nothing more comes and the server closes the connection, long before the read timeout does.
@@ -59,96 +60,6 @@ fn connection_close_is_obeyed_and_said() {
         assert_eq!(client.ask(with(&request, "connection: Foo, CLOSE")).header("Connection"), Some("close"));
         is_closed(&mut client);
     }
-}
-
-#[test]
-fn pipelined_requests_are_answered_in_order_and_each_sees_the_orders_before_it() {
-    let server = Local::start(|config| {
-        config.concurrency = Some(0);
-        config.workers = 8;
-    });
-    for round in 0..5 {
-        let mut client = server.client();
-        let id = |n: usize| format!("{round}-{n}");
-        for n in 0..100 {
-            client.send(post(order(&id(n)))).unwrap();
-            client.send(get(&format!("/order/{}", id(n)))).unwrap();
-            client.send(get("/metrics")).unwrap();
-        }
-        for n in 0..100 {
-            client.answer().expect(200, &created(&id(n)));
-            client.answer().expect(200, &in_status(&id(n), "Pending"));
-            let total = client.answer().expect_status(200).json()["total_orders"].as_u64().unwrap();
-            assert!(total > round * 100 + n as u64, "{total} orders after {round} rounds and {n}");
-        }
-    }
-}
-
-#[test]
-fn pipelined_requests_of_many_connections_do_not_wait_for_each_other() {
-    let server = Local::start(|config| config.concurrency = Some(0));
-    let mut clients: Vec<_> = (0..16).map(|_| server.client()).collect();
-    for (c, client) in clients.iter_mut().enumerate() {
-        (0..20).for_each(|n| client.send(post(order(&format!("{c}-{n}")))).unwrap());
-    }
-    // Those who asked last are read first.
-    for (c, client) in clients.iter_mut().enumerate().rev() {
-        (0..20).for_each(|n| _ = client.answer().expect(200, &created(&format!("{c}-{n}"))));
-    }
-}
-
-/// Orders whose bodies come in chunks, in one piece, and after tiny_http has handed over their request; each with its id.
-fn posts_of_all_kinds(round: usize) -> Vec<(String, Vec<u8>)> {
-    let short = |id: &str| post(order(id));
-    let long = |id: &str| post(long_order(id, 5_000));
-    let chunked = |id: &str| post_in_chunks(&order(id), 9);
-    let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(|n| format!("{round}-{n}"));
-    let posts = [chunked(&a), short(&b), long(&c), short(&d), chunked(&e), long(&f)];
-    [a, b, c, d, e, f].into_iter().zip(posts).collect()
-}
-
-#[test]
-fn bodies_of_all_kinds_may_be_pipelined_and_what_follows_sees_their_orders() {
-    let server = Local::idle();
-    for round in 0..100 {
-        let mut client = server.client();
-        let posts = posts_of_all_kinds(round);
-        // Soon after those whose bodies come late, as these are what might be overtaken.
-        for pair in posts.chunks(2) {
-            pair.iter().for_each(|(_, post)| client.send(post).unwrap());
-            pair.iter().for_each(|(id, _)| client.send(get(&format!("/order/{id}"))).unwrap());
-        }
-        for pair in posts.chunks(2) {
-            pair.iter().for_each(|(id, _)| _ = client.answer().expect(200, &created(id)));
-            pair.iter().for_each(|(id, _)| _ = client.answer().expect(200, &in_status(id, "Pending")));
-        }
-    }
-}
-
-#[test]
-fn bodies_of_all_kinds_may_be_pipelined_over_a_unix_socket_too() {
-    let folder = Folder::new();
-    let server = Local::start(|config| {
-        config.concurrency = Some(0);
-        config.workers = 1;
-        config.listen = Listen::Unix(folder.file("sock"));
-    });
-    std::thread::scope(|scope| {
-        for client in 0..8 {
-            let server = &server;
-            scope.spawn(move || {
-                for round in 0..quick_or_slow(20, 100) {
-                    let posts = posts_of_all_kinds(1_000 * client + round);
-                    let mut client = server.client();
-                    posts.iter().for_each(|(_, post)| client.send(post).unwrap());
-                    // Here what follows need not see the orders, but must not hold them up either.
-                    client.send(get("/metrics").repeat(20)).unwrap();
-                    posts.iter().for_each(|(id, _)| _ = client.answer().expect(200, &created(id)));
-                    (0..20).for_each(|_| _ = client.answer().expect_status(200));
-                }
-            });
-        }
-    });
 }
 
 #[test]
@@ -239,21 +150,4 @@ fn connections_reset_in_the_middle_of_everything_do_no_harm() {
     }
     assert_eq!(server.rows(), [], "it was never whole");
     server.post(order("2")).expect(200, &created("2"));
-}
-
-#[test]
-fn pipelines_are_answered_in_order_over_a_unix_socket_too() {
-    let folder = Folder::new();
-    let server = Local::start(|config| {
-        config.concurrency = Some(0);
-        config.listen = Listen::Unix(folder.file("sock"));
-    });
-    let mut client = server.client();
-    (0..50).for_each(|n| client.send([post(order(&n.to_string())), get("/metrics").into()].concat()).unwrap());
-    for n in 0..50 {
-        client.answer().expect(200, &created(&n.to_string()));
-        client.answer().expect_status(200);
-    }
-    client.ask(old(get("/order/1"))).expect_header("Connection", "close");
-    is_closed(&mut client);
 }
