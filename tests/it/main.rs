@@ -13,6 +13,7 @@ mod tidy;
 mod api {
     mod browsers;
     mod input;
+    mod pages;
     mod records;
     mod requests;
 }
@@ -26,6 +27,7 @@ mod http {
     mod hostile;
     mod hosts;
     mod pipelines;
+    mod slow_readers;
 }
 
 mod store {
@@ -45,6 +47,8 @@ mod process {
     mod cli;
     mod examples;
     mod operator;
+    mod renewal;
+    mod start;
     mod stop;
     mod supervisor;
 }
