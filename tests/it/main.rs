@@ -22,12 +22,14 @@ mod http {
     mod bodies;
     mod connections;
     mod crowd;
+    mod everything;
     mod framing;
     mod hazards;
     mod hostile;
     mod hosts;
     mod pipelines;
     mod slow_readers;
+    mod unix;
 }
 
 mod store {
