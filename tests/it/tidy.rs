@@ -1,5 +1,7 @@
 //! The source tree itself: headers, sizes, who imports whom, reasons for dependencies, and the agreement of the documents with
 //! the code.
+//!
+//! Nothing is run here. What fails names the file and what to do about it.
 
 mod rooms;
 

@@ -86,7 +86,7 @@ fn many_clients_that_read_pages_of_the_largest_orders_cost_little_and_hold_nobod
     let server = Process::start(&folder, &["--concurrency", "0"]);
     put_large_orders(&server.db(), 100, 1_000);
     let worker = Worker::of(&server);
-    let ((), alone) = beside(&server, 4, 200, |_| std::thread::sleep(Duration::from_millis(500)));
+    let ((), alone) = beside(&server, 4, 100, |_| std::thread::sleep(Duration::from_millis(500)));
     let pages = quick_or_slow(1, 10);
     let (read, beside) = beside(&server, 4, 100, |_| {
         std::thread::scope(|scope| {
@@ -116,7 +116,7 @@ fn many_clients_that_read_pages_of_the_largest_orders_cost_little_and_hold_nobod
     assert_eq!(Worker::of(&server), worker, "it was renewed: {}", server.stderr());
     assert!(peak < 256, "{peak} MiB");
     assert_eq!(beside.failures, [""; 0]);
-    assert!(beside.p99() < 20 * alone.p99() + Duration::from_millis(500), "{:?}, {:?} alone", beside.p99(), alone.p99());
+    assert!(beside.p99() < 20 * alone.p99() + Duration::from_secs(1), "{:?}, {:?} alone", beside.p99(), alone.p99());
     server.stop();
 }
 

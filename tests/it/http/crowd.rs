@@ -1,6 +1,6 @@
 //! Crowds: many keep-alive connections opened at once, none of which closes before all are answered.
 //!
-//! Without the door tiny_http leaves some of them waiting until others close, see `hazards.rs`; the door's nudge every second
+//! Without nudges tiny_http leaves some of them waiting until others close, see `hazards.rs`; the nudge that comes every second
 //! alone would release one a second. So the deadlines here can be generous and still tell: what is left to that takes minutes.
 //! The slowest answer of each burst is printed (`--nocapture`).
 
@@ -123,7 +123,7 @@ fn crowds_after_a_quiet_spell_are_all_answered() {
     }
 }
 
-/// The library has all of the door.
+/// The library has all of it.
 #[test]
 fn a_crowd_is_served_by_an_embedded_server_too() {
     let server = Local::idle();

@@ -45,30 +45,28 @@ fn rates(readers: usize) -> Vec<usize> {
     (0..readers).map(|n| lowest + (highest - lowest) * n / readers).collect()
 }
 
-/// Compares how long good requests take beside slow readers with how long they take alone.
+/// Compares how long good requests take beside slow readers with how long they take alone. A busy machine may spoil one
+/// comparison; a server that waits for readers spoils each of them.
 #[track_caller]
 fn are_hardly_noticed(readers: usize, wanted: &[Wanted], flags: &[&str]) {
     let folder = Folder::new();
     let server = with_long_records(&folder, flags);
-    let spell = quick_or_slow(Duration::from_millis(1_500), Duration::from_secs(10));
-    let ((), alone) = beside(&server, 4, 40, |_| std::thread::sleep(spell));
-    let slow = SlowReaders::start(&server, &rates(readers), wanted);
-    // Answers are under way to all of them.
-    poll_until(2 * PATIENCE, || slow.are_all_reading());
+    let spell = quick_or_slow(Duration::from_secs(1), Duration::from_secs(10));
     let worker = Worker::of(&server);
-    let ((), beside) = beside(&server, 4, 40, |_| std::thread::sleep(spell));
-    eprintln!(
-        "99 of 100 answers within {:?} alone, {:?} beside {readers} slow readers; {} and {} requests",
-        alone.p99(),
-        beside.p99(),
-        alone.requests(),
-        beside.requests()
-    );
-    assert_eq!(alone.failures, [""; 0]);
-    assert_eq!(beside.failures, [""; 0]);
-    assert!(beside.p99() < 10 * alone.p99() + Duration::from_millis(150), "{:?}, and {:?} alone", beside.p99(), alone.p99());
+    let mut compared = Vec::new();
+    let hardly = (0..3).any(|_| {
+        let ((), alone) = beside(&server, 4, 40, |_| std::thread::sleep(spell));
+        let slow = SlowReaders::start(&server, &rates(readers), wanted);
+        // Answers are under way to all of them.
+        poll_until(2 * PATIENCE, || slow.are_all_reading());
+        let ((), beside) = beside(&server, 4, 40, |_| std::thread::sleep(spell));
+        assert!(alone.failures.is_empty() && beside.failures.is_empty(), "{:?} {:?}", alone.failures, beside.failures);
+        compared.push((alone.p99(), beside.p99()));
+        beside.p99() < 10 * alone.p99() + Duration::from_millis(100)
+    });
+    eprintln!("99 of 100 answers alone and beside {readers} slow readers within {compared:?}");
+    assert!(hardly, "99 of 100 answers alone and beside them within {compared:?}");
     assert_eq!(Worker::of(&server), worker, "it was renewed: {}", server.stderr());
-    drop(slow);
     server.stop();
 }
 
