@@ -4,14 +4,17 @@
 //! for and hands the outcome to the function here that words the answer. Everything that a refusal can be is matched once,
 //! where it becomes a [`Reply`]. The words of the older answers are fixed to the letter by the service that orderd replaces.
 
+pub mod metrics;
+pub mod query;
+
 use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::commit::Refused;
+use self::query::Query;
+use crate::http::percent;
 use crate::order::{Fault, NewOrder, Order, OrderId, Status};
-use crate::percent;
-use crate::query::{self, Query};
+use crate::store::commit::Refused;
 use crate::store::{Created, Page};
 
 /// The largest body of a request. A full order (1,000 items with ids of 255 bytes) has 260 kB.

@@ -7,9 +7,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::clock::Clock;
 use crate::error::Error;
-use crate::work::Work;
+use crate::os::clock::Clock;
+use crate::processing::work::Work;
 
 /// How a server is set up. Start from [`Config::default`] and change fields.
 #[derive(Debug, Clone)]

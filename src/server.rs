@@ -25,18 +25,18 @@ use std::time::{Duration, Instant};
 use tiny_http::Request;
 
 use crate::api::{self, Refusal, Route};
-use crate::bodies::Bodies;
-use crate::commit::{Committer, Job, Refused};
 use crate::config::{self, Config, MAX_DURATION};
-use crate::door::{Door, MAX_DRAINED_BYTES};
 use crate::error::Error;
-use crate::intake::Intake;
-use crate::listener::{Address, Listener};
-use crate::processor::{self, Bell, Processor, Settings};
+use crate::http::blocking::Bodies;
+use crate::http::intake::Intake;
+use crate::http::listener::{Address, Listener};
+use crate::http::response::Head;
+use crate::http::turns::{Arrived, Turns};
+use crate::http::watchdog::{Door, MAX_DRAINED_BYTES};
+use crate::processing::work::{self, Retries};
+use crate::processing::{self, Bell, Processor, Settings};
+use crate::store::commit::{Committer, Job, Refused};
 use crate::store::{self, Lock, Readers};
-use crate::turns::{Arrived, Turns};
-use crate::wire::Head;
-use crate::work::{self, Retries};
 
 /// The most requests taken at once, so that those that keep coming do not put off the commit of those that came.
 const MAX_TAKEN: usize = 64;
@@ -116,7 +116,7 @@ impl Server {
         let on_trouble = Arc::new(on_trouble);
         let on_worn = on_trouble.clone();
         let door = Door::open(address.clone(), descriptor, config.read_timeout, move |why| on_worn(Trouble::Worn(why)))?;
-        let (bell, inbox) = processor::inbox();
+        let (bell, inbox) = processing::inbox();
         let bodies = Bodies::default();
         let committer = Arc::new_cyclic(|committer| {
             let bell = bell_for(&address, http.clone(), bodies.clone(), committer.clone());

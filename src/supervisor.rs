@@ -26,9 +26,10 @@ use nix::unistd::Pid;
 
 use crate::config::{Config, Listen};
 use crate::error::Error;
-use crate::listener::{Address, Listener};
+use crate::http::listener::{Address, Listener};
+use crate::http::watchdog as door;
+use crate::os::signals;
 use crate::store::Lock;
-use crate::{door, signals};
 
 /// Tells the worker that it is one, by its parent's process id.
 pub(crate) const VARIABLE: &str = "ORDERD_WORKER_OF";

@@ -16,14 +16,14 @@ use std::time::Duration;
 use tiny_http::Request;
 
 use super::{Arrival, Shared};
+use crate::api::metrics;
 use crate::api::{self, Refusal, Reply, Route};
-use crate::commit::{Job, Refused, Write, Written};
 use crate::error::Error;
-use crate::lock::unpoisoned;
-use crate::metrics;
+use crate::http::response::{self as wire, Head};
 use crate::order::OrderId;
+use crate::os::sync::unpoisoned;
+use crate::store::commit::{Job, Refused, Write, Written};
 use crate::store::{Created, Look, Revived};
-use crate::wire::{self, Head};
 
 /// An answer longer than this is not sent by a worker. The kernel takes less at once without its reader's help.
 const LONG_ANSWER_BYTES: usize = 64 << 10;

@@ -11,7 +11,7 @@ use tiny_http::Request;
 
 use super::{Arrival, Shared};
 use crate::api::{MAX_BODY_BYTES, Refusal, Reply, Route};
-use crate::wire::{self, Framing, Head};
+use crate::http::response::{self as wire, Framing, Head};
 
 /// How long the body of a refused request may take to come, so that the connection can be used again.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::lock::unpoisoned;
+use crate::os::sync::unpoisoned;
 
 /// The most bodies that are waited for at once. A slow sender can hold one for as long as the read timeout.
 pub const MAX_THREADS: usize = 64;

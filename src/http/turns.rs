@@ -13,8 +13,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard};
 
-use crate::lock::unpoisoned;
-use crate::peers::Peers;
+use crate::http::connections::Peers;
+use crate::os::sync::unpoisoned;
 
 /// The most requests of one connection that are put aside. A client that pipelines more does not mean to read the answers.
 pub const MAX_WAITING: usize = 10_000;

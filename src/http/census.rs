@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, Shutdown};
 
-use crate::descriptors;
-use crate::peers::Peers;
+use crate::http::connections::Peers;
+use crate::http::sockets;
 
 /// How long tiny_http may take to close a connection that has been cut.
 const LAST_RITES: Duration = Duration::from_secs(2);
@@ -42,8 +42,7 @@ struct Entry {
 impl Census {
     /// Of a server that listens on `port`, before anyone is connected.
     pub fn new(port: u16, patience: Duration) -> Census {
-        let unconnected =
-            descriptors::all().into_iter().filter(|fd| descriptors::is_on(*fd, port) && descriptors::peer_of(*fd).is_none());
+        let unconnected = sockets::all().into_iter().filter(|fd| sockets::is_on(*fd, port) && sockets::peer_of(*fd).is_none());
         Census { port, patience, listening: unconnected.collect(), seen: HashMap::new() }
     }
 
@@ -52,11 +51,11 @@ impl Census {
         let now = Instant::now();
         let mut before = std::mem::take(&mut self.seen);
         let mut lost = 0;
-        for fd in descriptors::all() {
-            if self.listening.contains(&fd) || !descriptors::is_on(fd, self.port) {
+        for fd in sockets::all() {
+            if self.listening.contains(&fd) || !sockets::is_on(fd, self.port) {
                 continue;
             }
-            let peer = descriptors::peer_of(fd);
+            let peer = sockets::peer_of(fd);
             let heard = peer.map_or(0, |peer| peers.heard(&peer));
             let mut entry = match before.remove(&fd) {
                 Some(entry) if peer.is_none() || entry.peer == peer && entry.heard == heard => entry,

@@ -9,8 +9,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Claimed, items_from_text};
 use crate::error::Error;
-use crate::lock::{try_unpoisoned, unpoisoned};
 use crate::order::{Amount, Order, OrderId, Status, Timestamp};
+use crate::os::sync::{try_unpoisoned, unpoisoned};
 
 /// How many orders there are in each status, and how long the completed ones took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
-use super::{Urge, WorkError};
-use crate::lock::unpoisoned;
+use super::work::{Urge, WorkError};
 use crate::order::Order;
+use crate::os::sync::unpoisoned;
 use crate::supervisor;
 
 /// The exit status that says that another attempt is pointless (`EX_DATAERR` of sysexits.h).
@@ -41,7 +41,7 @@ const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The process group of a running command.
 #[derive(Default)]
-pub(super) struct Group(Mutex<State>);
+pub(crate) struct Group(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -52,7 +52,7 @@ struct State {
 
 impl Group {
     /// Sends the signal that `urge` stands for; a command that is only just being started is killed then.
-    pub(super) fn urge(&self, urge: Urge) {
+    pub(crate) fn urge(&self, urge: Urge) {
         let mut state = self.lock();
         state.urged.get_or_insert(urge);
         state.signal(if urge == Urge::Kill { Signal::SIGKILL } else { Signal::SIGTERM });
@@ -98,7 +98,7 @@ fn wait_without_reaping(child: &Child) {
 }
 
 /// Runs `command` for `order` and waits for its end.
-pub(super) fn run(command: &str, order: &Order, database: &Path, group: &Group) -> Result<(), WorkError> {
+pub(crate) fn run(command: &str, order: &Order, database: &Path, group: &Group) -> Result<(), WorkError> {
     let cannot = |e: io::Error| WorkError::retry(format!("cannot run the command: {e}"));
     let mut child = Command::new("sh")
         .arg("-c")

@@ -4,8 +4,6 @@
 //! stop if it is a command. Whether a failed attempt is followed by another is decided here, in [`Retries`]; when, is kept in
 //! the order's row, so that a restart forgets nothing. Nothing here touches the database.
 
-mod command;
-
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -14,10 +12,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::lock::unpoisoned;
+use super::command::{self, Group};
 use crate::order::Order;
+use crate::os::sync::unpoisoned;
 use crate::store::Outcome;
-use command::Group;
 pub(crate) use command::end_leftovers;
 
 /// A delay between two attempts never grows beyond this.

@@ -28,12 +28,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, SockaddrStorage};
 
-use crate::census::Census;
-use crate::descriptors::{self, Descriptors};
 use crate::error::Error;
-use crate::listener::Address;
-use crate::lock::unpoisoned;
-use crate::peers::Peers;
+use crate::http::census::Census;
+use crate::http::connections::Peers;
+use crate::http::listener::Address;
+use crate::http::sockets::{self, Descriptors};
+use crate::os::sync::unpoisoned;
 
 /// The longest body that is read and thrown away after its request was refused, in bytes. tiny_http allocates it in one piece.
 pub const MAX_DRAINED_BYTES: usize = 64 << 20;
@@ -312,7 +312,7 @@ impl Door {
     fn connections(&self) -> usize {
         let Address::Tcp(own) = &self.address else { return 0 };
         // tiny_http has two descriptors of each.
-        descriptors::all().into_iter().filter(|fd| descriptors::is_on(*fd, own.port())).count() / 2
+        sockets::all().into_iter().filter(|fd| sockets::is_on(*fd, own.port())).count() / 2
     }
 
     /// Enforces the deadlines that have passed, and returns when the next one does, or `otherwise`.
@@ -335,7 +335,7 @@ impl Door {
         let unconnected = socket::getpeername::<SockaddrStorage>(self.listening) == Err(nix::errno::Errno::ENOTCONN);
         unconnected
             && match &self.address {
-                Address::Tcp(own) => descriptors::is_on(self.listening, own.port()),
+                Address::Tcp(own) => sockets::is_on(self.listening, own.port()),
                 Address::Unix(_) => true,
             }
     }

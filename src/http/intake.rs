@@ -7,7 +7,7 @@
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::lock::unpoisoned;
+use crate::os::sync::unpoisoned;
 
 /// How long a commit may keep a worker from taking requests, while all that come are writes: they could but join the next commit,
 /// and to be woken for each costs more than to handle it. One that reads would wait, too, so not for long if any have come of late.

@@ -4,8 +4,8 @@
 //! because a misspelt filter that is ignored shows orders that were not asked for. A cursor carries a check, so that one which
 //! was never given out is told from one that was.
 
+use crate::http::percent;
 use crate::order::{OrderId, Status};
-use crate::percent;
 use crate::store::Filter;
 
 /// The most orders on a page.

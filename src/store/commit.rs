@@ -23,10 +23,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use crate::clock::Clock;
 use crate::error::Error;
-use crate::lock::{try_unpoisoned, unpoisoned};
 use crate::order::{NewOrder, OrderId};
+use crate::os::clock::Clock;
+use crate::os::sync::{try_unpoisoned, unpoisoned};
 use crate::store::{Claimed, Created, Ending, Look, Revived, Tx, Writer};
 
 /// The most jobs in one transaction: bounds its memory and how long those behind it wait.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Mutex;
 
-use crate::lock::unpoisoned;
+use crate::os::sync::unpoisoned;
 
 use nix::sys::socket::{self, SockaddrStorage};
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::config::Listen;
 use crate::error::Error;
-use crate::percent;
+use crate::http::percent;
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -9,6 +9,9 @@
 //! One write is under way at a time; it ends and claims many orders in one transaction. A write that is refused because the
 //! disk is full is tried again, the same one, until it succeeds: an order must not stay in `Processing` for ever.
 
+mod command;
+pub mod work;
+
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,12 +20,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::clock::Clock;
-use crate::commit::{Committer, Job, Refused, Write, Written};
 use crate::error::Error;
 use crate::order::OrderId;
+use crate::os::clock::Clock;
+use crate::processing::work::{Retries, Task, Urge, Work, WorkError};
+use crate::store::commit::{Committer, Job, Refused, Write, Written};
 use crate::store::{Claimed, Ending, Outcome, Readers};
-use crate::work::{Retries, Task, Urge, Work, WorkError};
 
 /// How often to look at the table though nobody rang: someone may have put an order back with the sqlite3 shell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -1,0 +1,6 @@
+//! What the program needs of the operating system, with nothing of orders or HTTP in it: time, the log, signals, locks.
+
+pub mod clock;
+pub mod logging;
+pub mod signals;
+pub mod sync;
