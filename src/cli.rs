@@ -1,27 +1,23 @@
-//! The command line: flags and environment → [`Config`] → supervise, serve or ask a server → exit status. Nothing else happens
-//! here.
+//! The command line: flags and environment → [`Config`] → the subcommand → exit status. Nothing else happens here.
 //!
 //! What is wrong is said in one line on standard error; the exit status is 2 when the user can mend it, 1 when the machine failed.
 
+mod retry;
+mod serve;
+
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::mpsc::channel;
 
 use crate::config::{Config, SETTINGS};
 use crate::error::Error;
-use crate::http::client::Client;
-use crate::http::listener::{Address, Listener};
-use crate::os::{logging, signals};
-use crate::server::{Server, Trouble};
-use crate::store;
-use crate::supervisor::{self, Inherited};
 
 /// The whole program.
 pub fn main() -> ExitCode {
     let outcome = match parse(std::env::args_os()) {
-        Ok(Command::Serve(config)) => run(&config),
-        Ok(Command::Retry(config, id)) => retry(&config, id),
+        Ok(Command::Serve(config)) => serve::run(&config),
+        Ok(Command::Retry(config, id)) => retry::run(&config, id),
         Ok(Command::Print(text)) => {
             print(&text);
             Ok(())
@@ -58,6 +54,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
     let usage = |e: lexopt::Error| Error::Usage(format!("{e}; see orderd --help"));
     let mut parser = lexopt::Parser::from_iter(args);
     let mut words: Vec<String> = Vec::new();
+    let mut lists: HashMap<&str, String> = HashMap::new();
     let mut failed = false;
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
@@ -69,7 +66,13 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
             lexopt::Arg::Long(flag) => match SETTINGS.iter().find(|s| s.flag == flag) {
                 Some(setting) => {
                     let value = if setting.is_switch() { "true".into() } else { parser.value().map_err(usage)? };
-                    setting.apply(&mut config, &format!("--{}", setting.flag), &value.to_string_lossy())?;
+                    let mut value = value.to_string_lossy().into_owned();
+                    if setting.is_list() {
+                        // Each flag adds to those before it; together they win over the environment.
+                        let list = lists.entry(setting.flag).and_modify(|list| *list += &format!(",{value}")).or_insert(value);
+                        value = list.clone();
+                    }
+                    setting.apply(&mut config, &format!("--{}", setting.flag), &value)?;
                 }
                 None => return Err(usage(arg.unexpected())),
             },
@@ -106,87 +109,20 @@ fn help() -> String {
     text
 }
 
-/// Talks to the running server.
-fn retry(config: &Config, id: Option<String>) -> Result<(), Error> {
-    let client = Client(&config.listen);
-    let retried = match id {
-        Some(id) => client.retry(&id).map(|()| 1)?,
-        None => client.retry_failed()?,
-    };
-    print(&format!("{retried} {} will be tried again\n", if retried == 1 { "order" } else { "orders" }));
-    Ok(())
-}
-
 /// Nobody may be reading: `orderd --help | head` closes the pipe early.
 fn print(text: &str) {
     let mut stdout = std::io::stdout();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// Supervises a worker, or serves: as that worker, or alone.
-fn run(config: &Config) -> Result<(), Error> {
-    logging::init(config.log_level);
-    match Inherited::take(config)? {
-        Some(inherited) => serve(config, || Ok(inherited), Server::leave_socket),
-        None if config.supervisor => {
-            supervisor::supervise(config, announce)?;
-            log::info!("stopped");
-            Ok(())
-        }
-        None => {
-            let own = || {
-                let listener = Listener::bind(&config.listen)?;
-                Ok(Inherited { listener, lock: store::Lock::acquire(&config.db)? })
-            };
-            serve(config, own, |server| announce(server.address()))?;
-            log::info!("stopped");
-            Ok(())
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_may_be_given_in_pieces() {
+        let args = ["orderd", "--allow-host", "A.example", "--allow-host=b,c:80"].map(OsString::from);
+        let Ok(Command::Serve(config)) = parse(args) else { panic!("not understood") };
+        assert_eq!(config.allow_hosts, ["a.example", "b", "c"]);
     }
-}
-
-/// What ends a serving process.
-enum End {
-    Signal,
-    Trouble(Trouble),
-}
-
-/// Serves until a signal comes or only a fresh process will do.
-fn serve(
-    config: &Config,
-    foundations: impl FnOnce() -> Result<Inherited, Error>,
-    on_ready: impl FnOnce(&Server),
-) -> Result<(), Error> {
-    let (events, ends) = channel();
-    let (mut stopping, sender) = (false, events.clone());
-    signals::watch(move |signal| {
-        if stopping {
-            log::warn!("stopped by a second signal");
-            std::process::exit(128 + signal);
-        }
-        stopping = true;
-        let _ = sender.send(End::Signal);
-    })?;
-    let Inherited { listener, lock } = foundations()?;
-    let server = Server::start_on(config, listener, lock, move |trouble| {
-        let _ = events.send(End::Trouble(trouble));
-    })?;
-    on_ready(&server);
-    match ends.recv() {
-        Ok(End::Trouble(Trouble::Broken(_))) => Err(Error::Reported { exit_status: 1 }),
-        Ok(End::Trouble(_)) => {
-            server.stop();
-            Err(Error::Reported { exit_status: supervisor::RENEW })
-        }
-        Ok(End::Signal) | Err(_) => {
-            log::info!("stopping");
-            server.stop();
-            Ok(())
-        }
-    }
-}
-
-/// The one line on standard output.
-fn announce(address: &Address) {
-    print(&format!("listening on {address}\n"));
 }

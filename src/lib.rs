@@ -70,6 +70,7 @@ pub mod order;
 mod os;
 mod processing;
 mod server;
+mod service;
 mod store;
 mod supervisor;
 
@@ -80,4 +81,4 @@ pub use http::listener::{Address, Listener};
 pub use order::Order;
 pub use os::clock::Clock;
 pub use processing::work::{Work, WorkError};
-pub use server::{Server, Trouble};
+pub use server::{Foundations, Server, Trouble};

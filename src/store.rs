@@ -1,6 +1,192 @@
-//! Where orders are kept.
+//! Where orders are kept: changes go in, each comes back as its own typed answer once it is on disk; and a few reads.
+//!
+//! [`Store`] is all that the rest of the program sees. No SQL, no connection and no type of the database shows through it.
+//! Changes that arrive together share one transaction and one fsync, all or nothing (`store/commit.rs`). The call that asks for
+//! a change returns at once; its `done` runs on the committer thread, after the commit. Reads run on the thread that asks, see what was last
+//! committed, and never wait for a commit.
+//!
+//! When a commit fails, every change in it is refused and nothing of it is stored (promise 3). After [`Error::Broken`] nothing
+//! is known for sure: every later change is refused without touching the database, and the process must end. Every function
+//! here returns what the database reports as the [`Error`] that it stands for.
 
-pub mod commit;
+mod commit;
 mod sqlite;
+#[cfg(test)]
+pub(crate) mod tests;
+mod write;
 
-pub use sqlite::{Claimed, Counts, Created, Ending, Filter, Lock, Look, Outcome, Page, Readers, Revived, Tx, Writer, open};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::order::{NewOrder, Order, OrderId, Status};
+use crate::os::clock::Clock;
+use commit::Committer;
+pub use sqlite::Lock;
+use sqlite::Readers;
+use write::{Asked, Process, Write};
+pub use write::{Claimed, Created, Ending, Outcome, Revived};
+
+/// Why a change was refused: the error of its transaction, shared by all that were in it.
+pub type Refused = Arc<Error>;
+
+/// How many orders there are in each status, and how long the completed ones took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Orders in `Pending`.
+    pub pending: u64,
+    /// Orders in `Processing`.
+    pub processing: u64,
+    /// Orders in `Completed`.
+    pub completed: u64,
+    /// Orders in `Failed`.
+    pub failed: u64,
+    /// Milliseconds from creation to completion, summed over completed orders.
+    pub processing_ms: u64,
+}
+
+/// Which orders to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Those in this status alone.
+    pub status: Option<Status>,
+    /// Those of this user alone.
+    pub user_id: Option<String>,
+}
+
+/// A page of orders.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The orders, newest first.
+    pub orders: Vec<Order>,
+    /// Where the next page begins, if there are more.
+    pub next: Option<i64>,
+}
+
+/// The orders on disk. Shared by all threads that need them.
+pub struct Store {
+    committer: Committer,
+    readers: Readers,
+}
+
+impl Store {
+    /// Opens the database that `lock` owns, or makes it, and starts the committer thread. `on_broken` is called once, on that
+    /// thread, when nothing more can be written safely.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] or [`Error::TooNew`] with the file untouched; [`Error::Unusable`] when it cannot be opened or written;
+    /// [`Error::Thread`].
+    pub fn open(
+        lock: &Lock,
+        readers: usize,
+        clock: Clock,
+        on_broken: impl FnOnce(Refused) + Send + 'static,
+    ) -> Result<Store, Error> {
+        let (writer, readers) = sqlite::open(lock, readers)?;
+        Ok(Store { committer: Committer::start(writer, clock, Box::new(on_broken))?, readers })
+    }
+
+    /// Stores `order` as `Pending`, unless its id is taken.
+    ///
+    /// Of this and the other changes: `done` is called once, after the commit (promise 1), in the order in which the changes were
+    /// asked for. It should not block, as other commits wait for it. A panic in it harms no other change. After
+    /// [`close`](Self::close) it is called at once, by the calling thread.
+    pub fn create(&self, order: NewOrder, done: impl FnOnce(Result<Created, Refused>) + Send + 'static) {
+        self.committer.push(Write::Create(Asked::new(order, done)));
+    }
+
+    /// Has a failed order tried again.
+    pub fn revive(&self, id: OrderId, done: impl FnOnce(Result<Revived, Refused>) + Send + 'static) {
+        self.committer.push(Write::Revive(Asked::new(id, done)));
+    }
+
+    /// Writes something of no meaning, to learn whether the disk takes it.
+    pub fn probe(&self, done: impl FnOnce(Result<(), Refused>) + Send + 'static) {
+        self.committer.push(Write::Probe(Asked::new((), done)));
+    }
+
+    /// Records how attempts ended, then claims up to `claim` pending orders. One that is `deferrable` waits a few milliseconds
+    /// for a change that is not, to share its fsync.
+    pub fn process(
+        &self,
+        ended: Vec<Ending>,
+        claim: usize,
+        deferrable: bool,
+        done: impl FnOnce(Result<Vec<Claimed>, Refused>) + Send + 'static,
+    ) {
+        let write = Write::Process(Asked::new(Process { ended, claim }, done));
+        if deferrable {
+            self.committer.push_deferrable(write);
+        } else {
+            self.committer.push(write);
+        }
+    }
+
+    /// Puts exactly these claims back to `Pending`, as if they had not been made: an orderly stop costs no attempt. Who claimed them
+    /// must not end them afterwards, as the next attempt has the same number.
+    pub fn put_back(&self, claims: Vec<Claimed>, done: impl FnOnce(Result<(), Refused>) + Send + 'static) {
+        self.committer.push(Write::PutBack(Asked::new(claims, done)));
+    }
+
+    /// Puts back to `Pending` what is in `Processing` and not among `own`, and says how many that were: whoever processed them is
+    /// dead. The attempt that was begun stays counted.
+    pub fn requeue_others(&self, own: HashSet<Claimed>, done: impl FnOnce(Result<usize, Refused>) + Send + 'static) {
+        self.committer.push(Write::RequeueOthers(Asked::new(own, done)));
+    }
+
+    /// The status of an order, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
+        self.readers.view(|view| view.status(id))
+    }
+
+    /// The whole record of an order, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
+        self.readers.view(|view| view.order(id))
+    }
+
+    /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
+        self.readers.view(|view| view.claimed_order(claimed))
+    }
+
+    /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records
+    /// would take more than `max_bytes` as JSON. Holds at least one, if there is one; reads at most one record more than it holds.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn page(&self, filter: &Filter, before: Option<i64>, limit: usize, max_bytes: usize) -> Result<Page, Error> {
+        self.readers.view(|view| view.page(filter, before, limit, max_bytes))
+    }
+
+    /// The counts that `/metrics` reports. They are kept, not counted, so their cost does not depend on the number of orders.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn counts(&self) -> Result<Counts, Error> {
+        self.readers.view(|view| view.counts())
+    }
+
+    /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if
+    /// there is none at all.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
+        self.readers.view(|view| view.next_claim_ms())
+    }
+
+    /// Commits what has been asked for and ends the committer thread. Changes that come later are refused; reads go on. Waits a
+    /// little longer than a commit may take, and no more, whatever the disk does. Dropping the store does the same.
+    pub fn close(&self) {
+        self.committer.close();
+    }
+}

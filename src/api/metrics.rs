@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::api::Reply;
+use super::reply;
+use crate::http::Reply;
 use crate::store::Counts;
 
 /// Answers `GET /metrics`.
@@ -12,7 +13,7 @@ pub fn json(counts: &Counts) -> Reply {
         // One division, so that it is rounded once.
         completed => counts.processing_ms as f64 / (1_000 * completed) as f64,
     };
-    Reply::json(
+    reply::json(
         200,
         &Body {
             total_orders: counts.pending + counts.processing + counts.completed + counts.failed,
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     fn text(counts: Counts) -> String {
-        String::from_utf8(json(&counts).body).unwrap()
+        String::from_utf8(json(&counts).body.into_owned()).unwrap()
     }
 
     #[test]

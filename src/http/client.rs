@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::Listen;
+use super::listener::Listen;
+use super::percent;
 use crate::error::Error;
-use crate::http::percent;
 
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -77,7 +77,8 @@ impl Client<'_> {
     fn ask(&self, method: &str, path: &str) -> Result<(u16, Vec<u8>), Error> {
         let unreachable = |source| Error::Unreachable { address: self.0.to_string(), source };
         let mut answer = Vec::new();
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: orderd\r\nConnection: close\r\n\r\n");
+        // A name that every server takes, wherever it listens.
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         match self.0 {
             Listen::Tcp(address) => {
                 let stream = TcpStream::connect(address.as_str()).map_err(unreachable)?;

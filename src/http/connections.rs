@@ -1,125 +1,164 @@
-//! What is known of each TCP peer: whether it is new, how many of its requests wait and for what, whether it is condemned.
+//! The one rule: a connection has one request under way, and what follows waits in that connection's queue.
 //!
-//! A table indexed by the peer's port and free of locks, because every request looks into it. Two hosts that use the same port
-//! share an entry; the entry then belongs to whoever came last, and all that comes of it is a needless nudge, a request that
-//! waits for a commit it need not wait for, or a condemned peer forgiven early (its socket is cut anyway). Unix sockets have no
-//! peer address: nothing is known of them.
+//! tiny_http hands out all requests that a client has pipelined, and makes whoever answers the second wait for the first. Here a
+//! later one is put aside until the earlier one is answered, so nobody ever waits, each request sees what those before it did
+//! (RFC 9112, 9.3.2), and a client that pipelines waits for itself alone.
+//!
+//! A connection is known by the whole address of its peer: two hosts may use the same port. What is kept of it ends with it, see
+//! [`Connections::sweep`]. A connection that can't be trusted any more is blocked: nothing more of it is looked at. The mark
+//! holds for that socket alone, as the next connection may have the same address.
+//!
+//! Requests must be brought here in the order in which tiny_http gave them out; `workers.rs` sees to that.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-const PAGE: usize = 256;
-/// So long after its last request a peer counts as new, in seconds. A busy connection is never taken for a new one, and one
-/// that is mostly idle can be afforded.
-const FORGOTTEN_AFTER_S: u32 = 1;
+use crate::os::sync::unpoisoned;
 
-#[derive(Default)]
-struct Peer {
-    /// In the upper half a hash of its address, never 0; in the lower the second in which it was last heard of.
-    last_heard: AtomicU64,
-    /// On the clock of [`Peers::condemn`]'s caller, in milliseconds.
-    condemned_until_ms: AtomicU64,
-    queued: AtomicU32,
-    turns: AtomicU32,
-    waiting: AtomicU32,
+/// The most requests of one connection that wait. A client that pipelines more does not mean to read the answers.
+pub const MAX_WAITING: usize = 10_000;
+/// A connection that was silent for longer may be another one with the same address, so it counts as new.
+const SILENT: Duration = Duration::from_secs(1);
+/// The table is made smaller when it has room for more than this many connections, and for four times those that there are.
+const FEW: usize = 1_024;
+
+/// What is known of each connection. `T` is a request, `S` tells whether a socket is still the one that was blocked.
+pub struct Connections<T, S>(Mutex<HashMap<SocketAddr, Entry<T, S>>>);
+
+struct Entry<T, S> {
+    heard: Instant,
+    state: State<T, S>,
 }
 
-/// The table. Pages are made when first used, as a small server sees few ports.
-pub struct Peers(Vec<OnceLock<Box<[Peer]>>>);
+enum State<T, S> {
+    /// Nothing of it is under way.
+    Idle,
+    /// One request is, and these wait.
+    Busy(VecDeque<T>),
+    /// Nothing of it is looked at any more.
+    Blocked(S),
+}
 
-impl Peers {
-    /// An empty table.
-    pub fn new() -> Peers {
-        Peers((0..=usize::from(u16::MAX) / PAGE).map(|_| OnceLock::new()).collect())
+/// What to do with a request that has arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Arrival<T> {
+    /// It has the turn now.
+    Goes(T),
+    /// It has been put aside.
+    Waits,
+    /// It must not be looked at.
+    Blocked(T),
+    /// So many wait that its connection is to be blocked. It has not been put aside.
+    Floods(T),
+}
+
+/// What a sweep wants to know of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// A request of it is under way.
+    Busy,
+    /// Nothing is; it was last heard of at this time.
+    Idle(Instant),
+    /// It is blocked.
+    Blocked,
+    /// No request has come from it yet.
+    Unknown,
+}
+
+impl<T, S> Connections<T, S> {
+    /// Nobody is connected.
+    pub fn new() -> Connections<T, S> {
+        Connections(Mutex::default())
     }
 
-    fn entry(&self, peer: &SocketAddr) -> &Peer {
-        let port = usize::from(peer.port());
-        &self.0[port / PAGE].get_or_init(|| (0..PAGE).map(|_| Peer::default()).collect())[port % PAGE]
-    }
-
-    /// Notes a request of `peer` in second `now_s` of any clock, and says whether its connection may be a new one: a port is
-    /// used again by another connection as soon as one has closed, so a peer that was silent for a while counts as new.
-    pub fn is_new(&self, peer: &SocketAddr, now_s: u32) -> bool {
-        let entry = self.entry(peer);
-        let identity = (BuildHasherDefault::<DefaultHasher>::default().hash_one(peer) >> 32) as u32 | 1;
-        let this = u64::from(identity) << 32 | u64::from(now_s);
-        let last = entry.last_heard.load(Ordering::Relaxed);
-        // Mostly, so nothing is written: that would take the cache line from the other cores.
-        if last != this {
-            entry.last_heard.store(this, Ordering::Relaxed);
+    /// A request of `peer` has arrived. Says what to do with it, and whether its connection seems to be a new one. `is_same` is
+    /// asked whether the blocked socket is still the one that `peer` is connected with.
+    pub fn arrive(&self, peer: SocketAddr, request: T, is_same: impl FnOnce(&S) -> bool) -> (Arrival<T>, bool) {
+        let now = Instant::now();
+        let mut entries = unpoisoned(&self.0);
+        let Some(entry) = entries.get_mut(&peer) else {
+            entries.insert(peer, Entry { heard: now, state: State::Busy(VecDeque::new()) });
+            return (Arrival::Goes(request), true);
+        };
+        let is_new = now.duration_since(std::mem::replace(&mut entry.heard, now)) > SILENT;
+        match &mut entry.state {
+            State::Busy(waiting) if waiting.len() < MAX_WAITING => {
+                waiting.push_back(request);
+                (Arrival::Waits, is_new)
+            }
+            State::Busy(_) => (Arrival::Floods(request), false),
+            State::Blocked(socket) if is_same(socket) => (Arrival::Blocked(request), false),
+            State::Idle | State::Blocked(_) => {
+                entry.state = State::Busy(VecDeque::new());
+                (Arrival::Goes(request), is_new)
+            }
         }
-        (last >> 32) as u32 != identity || now_s.wrapping_sub(last as u32) > FORGOTTEN_AFTER_S
     }
 
-    /// Changes when something is heard of `peer`, though not more than once a second.
-    pub fn heard(&self, peer: &SocketAddr) -> u64 {
-        self.entry(peer).last_heard.load(Ordering::Relaxed)
+    /// Ends the turn of `peer`'s request, and gives the next one the turn, if one waits.
+    pub fn end_turn(&self, peer: &SocketAddr) -> Option<T> {
+        let mut entries = unpoisoned(&self.0);
+        let entry = entries.get_mut(peer)?;
+        let State::Busy(waiting) = &mut entry.state else { return None };
+        let next = waiting.pop_front();
+        entry.heard = Instant::now();
+        if next.is_none() {
+            entry.state = State::Idle;
+        }
+        next
     }
 
-    /// An order of `peer` waits for its commit.
-    pub fn queued(&self, peer: Option<&SocketAddr>) {
-        if let Some(peer) = peer {
-            self.entry(peer).queued.fetch_add(1, Ordering::AcqRel);
+    /// Blocks `peer`, which is connected by `socket`, and gives back what waits. Its turn is over then. Without a socket there is
+    /// nothing to block: it has gone already.
+    pub fn block(&self, peer: &SocketAddr, socket: Option<S>) -> VecDeque<T> {
+        let mut entries = unpoisoned(&self.0);
+        let Some(entry) = entries.get_mut(peer) else { return VecDeque::new() };
+        let state = socket.map_or(State::Idle, State::Blocked);
+        match std::mem::replace(&mut entry.state, state) {
+            State::Busy(waiting) => waiting,
+            State::Idle | State::Blocked(_) => VecDeque::new(),
         }
     }
 
-    /// One that waited is stored or refused.
-    pub fn settled(&self, peer: Option<&SocketAddr>) {
-        if let Some(peer) = peer {
-            self.entry(peer).queued.fetch_sub(1, Ordering::AcqRel);
+    /// What is going on between `peer` and us.
+    pub fn activity(&self, peer: &SocketAddr) -> Activity {
+        match unpoisoned(&self.0).get(peer) {
+            Some(Entry { state: State::Busy(_), .. }) => Activity::Busy,
+            Some(Entry { state: State::Idle, heard }) => Activity::Idle(*heard),
+            Some(Entry { state: State::Blocked(_), .. }) => Activity::Blocked,
+            None => Activity::Unknown,
         }
     }
 
-    /// Whether orders of `peer` wait for their commit.
-    pub fn has_queued(&self, peer: Option<&SocketAddr>) -> bool {
-        peer.is_some_and(|peer| self.entry(peer).queued.load(Ordering::Acquire) > 0)
+    /// Whether any request is under way.
+    pub fn any_busy(&self) -> bool {
+        unpoisoned(&self.0).values().any(|entry| matches!(entry.state, State::Busy(_)))
     }
 
-    /// A request of `peer` is being answered directly, or its body waited for. See `turns.rs` for what this and the following are for.
-    pub fn begin_turn(&self, peer: &SocketAddr) {
-        self.entry(peer).turns.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// One has been answered. Says whether it was the only one.
-    pub fn end_turn(&self, peer: &SocketAddr) -> bool {
-        self.entry(peer).turns.fetch_sub(1, Ordering::SeqCst) == 1
-    }
-
-    /// Whether such a request of `peer` is under way.
-    pub fn in_turn(&self, peer: &SocketAddr) -> bool {
-        self.entry(peer).turns.load(Ordering::SeqCst) > 0
-    }
-
-    /// A request of `peer` is put aside.
-    pub fn waits(&self, peer: &SocketAddr) {
-        self.entry(peer).waiting.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// So many are taken up.
-    pub fn waits_no_more(&self, peer: &SocketAddr, requests: usize) {
-        self.entry(peer).waiting.fetch_sub(requests as u32, Ordering::SeqCst);
-    }
-
-    /// Whether any request of `peer` is put aside.
-    pub fn has_waiting(&self, peer: &SocketAddr) -> bool {
-        self.entry(peer).waiting.load(Ordering::SeqCst) > 0
-    }
-
-    /// From now on and until `until_ms`, nothing that `peer` sends is looked at.
-    pub fn condemn(&self, peer: &SocketAddr, until_ms: u64) {
-        self.entry(peer).condemned_until_ms.store(until_ms, Ordering::Release);
-    }
-
-    /// Whether `peer` is condemned at `now_ms`.
-    pub fn is_condemned(&self, peer: &SocketAddr, now_ms: impl FnOnce() -> u64) -> bool {
-        // Hardly anyone ever is, so the time is not even asked for.
-        match self.entry(peer).condemned_until_ms.load(Ordering::Acquire) {
-            0 => false,
-            until_ms => now_ms() < until_ms,
+    /// Forgets the connections that are no more.
+    pub fn sweep(&self, is_connected: impl Fn(&SocketAddr) -> bool, is_same: impl Fn(&SocketAddr, &S) -> bool) {
+        let mut entries = unpoisoned(&self.0);
+        entries.retain(|peer, entry| match &entry.state {
+            State::Busy(_) => true,
+            // One that has come since the descriptors were looked at is not among them.
+            State::Idle => entry.heard.elapsed() <= SILENT || is_connected(peer),
+            State::Blocked(socket) => is_same(peer, socket),
+        });
+        if entries.capacity() > FEW.max(4 * entries.len()) {
+            let room = FEW.max(entries.len());
+            entries.shrink_to(room);
         }
+    }
+
+    /// Gives back everything that waits, to a server that stops.
+    pub fn drain(&self) -> Vec<T> {
+        let entries = std::mem::take(&mut *unpoisoned(&self.0));
+        entries
+            .into_values()
+            .flat_map(|entry| if let State::Busy(waiting) = entry.state { waiting } else { VecDeque::new() })
+            .collect()
     }
 }
 
@@ -127,47 +166,95 @@ impl Peers {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_peer_is_new_once_and_again_when_another_host_used_its_port() {
-        let peers = Peers::new();
-        let (a, b): (SocketAddr, SocketAddr) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:4000".parse().unwrap());
-        assert!(peers.is_new(&a, 0));
-        assert!(!peers.is_new(&a, 0));
-        assert!(peers.is_new(&b, 0));
-        assert!(peers.is_new(&a, 0));
+    type Table = Connections<usize, bool>;
+
+    fn peer(host: u8) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, host], 4_000))
+    }
+
+    fn arrive(table: &Table, host: u8, request: usize) -> Arrival<usize> {
+        table.arrive(peer(host), request, |same| *same).0
     }
 
     #[test]
-    fn a_peer_is_new_again_when_nothing_was_heard_of_it_for_a_while() {
-        let peers = Peers::new();
-        let peer = "127.0.0.1:4000".parse().unwrap();
-        assert!(peers.is_new(&peer, 7));
-        assert!(!peers.is_new(&peer, 8));
-        assert!(!peers.is_new(&peer, 9));
-        assert!(peers.is_new(&peer, 11));
-        assert!(!peers.is_new(&peer, 11));
+    fn one_request_is_under_way_and_the_others_follow_in_order() {
+        let table = Table::new();
+        assert_eq!(table.arrive(peer(1), 1, |_| true), (Arrival::Goes(1), true));
+        assert_eq!(table.arrive(peer(1), 2, |_| true), (Arrival::Waits, false));
+        assert_eq!(arrive(&table, 1, 3), Arrival::Waits);
+        assert_eq!(table.activity(&peer(1)), Activity::Busy);
+        assert_eq!(table.end_turn(&peer(1)), Some(2));
+        assert_eq!(arrive(&table, 1, 4), Arrival::Waits);
+        assert_eq!(table.end_turn(&peer(1)), Some(3));
+        assert_eq!(table.end_turn(&peer(1)), Some(4));
+        assert_eq!(table.end_turn(&peer(1)), None);
+        assert!(!table.any_busy());
+        assert_eq!(arrive(&table, 1, 5), Arrival::Goes(5));
     }
 
     #[test]
-    fn orders_are_counted_in_and_out() {
-        let peers = Peers::new();
-        let peer = Some("[::1]:65535".parse().unwrap());
-        peers.queued(peer.as_ref());
-        peers.queued(peer.as_ref());
-        peers.settled(peer.as_ref());
-        assert!(peers.has_queued(peer.as_ref()));
-        peers.settled(peer.as_ref());
-        assert!(!peers.has_queued(peer.as_ref()));
-        assert!(!peers.has_queued(None));
+    fn two_hosts_with_one_port_know_nothing_of_each_other() {
+        let table = Table::new();
+        assert_eq!(arrive(&table, 1, 1), Arrival::Goes(1));
+        assert_eq!(arrive(&table, 2, 2), Arrival::Goes(2));
+        assert_eq!(arrive(&table, 1, 3), Arrival::Waits);
+        table.block(&peer(2), Some(true));
+        assert_eq!(arrive(&table, 2, 4), Arrival::Blocked(4));
+        assert_eq!(table.end_turn(&peer(1)), Some(3));
     }
 
     #[test]
-    fn a_condemned_peer_is_forgiven_in_time() {
-        let peers = Peers::new();
-        let peer = "127.0.0.1:1".parse().unwrap();
-        assert!(!peers.is_condemned(&peer, || 0));
-        peers.condemn(&peer, 100);
-        assert!(peers.is_condemned(&peer, || 99));
-        assert!(!peers.is_condemned(&peer, || 100));
+    fn a_block_ends_with_its_socket() {
+        let table = Table::new();
+        assert_eq!(arrive(&table, 1, 1), Arrival::Goes(1));
+        assert_eq!(arrive(&table, 1, 2), Arrival::Waits);
+        assert_eq!(table.block(&peer(1), Some(true)), [2]);
+        assert_eq!(table.end_turn(&peer(1)), None, "its turn was over");
+        assert_eq!(arrive(&table, 1, 3), Arrival::Blocked(3));
+        assert_eq!(table.arrive(peer(1), 4, |_| false).0, Arrival::Goes(4), "the next connection from that address");
+        table.block(&peer(1), Some(true));
+        table.sweep(|_| true, |_, _| false);
+        assert_eq!(table.activity(&peer(1)), Activity::Unknown);
+    }
+
+    #[test]
+    fn a_flood_is_noticed_and_given_back_whole() {
+        let table = Table::new();
+        assert_eq!(arrive(&table, 1, 0), Arrival::Goes(0));
+        for n in 1..=MAX_WAITING {
+            assert_eq!(arrive(&table, 1, n), Arrival::Waits);
+        }
+        assert_eq!(arrive(&table, 1, 7), Arrival::Floods(7));
+        assert_eq!(table.block(&peer(1), Some(true)).len(), MAX_WAITING);
+    }
+
+    #[test]
+    fn no_request_is_left_behind_when_a_turn_ends_as_one_arrives() {
+        let table = Table::new();
+        let done = std::sync::atomic::AtomicUsize::new(0);
+        let take = |mut turn: Option<usize>| {
+            while turn.is_some() {
+                done.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                turn = table.end_turn(&peer(1));
+            }
+        };
+        std::thread::scope(|scope| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let take = &take;
+            scope.spawn(move || receiver.into_iter().for_each(|n| take(Some(n))));
+            let mut sent = 0;
+            while sent < 20_000 {
+                match arrive(&table, 1, sent) {
+                    Arrival::Goes(n) => sender.send(n).unwrap(),
+                    Arrival::Waits => {}
+                    // The other thread is behind.
+                    Arrival::Floods(_) => continue,
+                    Arrival::Blocked(_) => unreachable!("nobody is blocked"),
+                }
+                sent += 1;
+            }
+            drop(sender);
+        });
+        assert_eq!(done.into_inner(), 20_000);
     }
 }

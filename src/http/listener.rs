@@ -9,13 +9,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, fs, io};
 
 use nix::sys::socket::{self, Backlog, sockopt};
 use nix::sys::time::TimeVal;
 
-use crate::config::Listen;
 use crate::error::Error;
 
 /// Connections that wait to be accepted: as many as the kernel allows (4,096 on Linux). std asks for 128, and a burst beyond
@@ -24,9 +23,31 @@ use crate::error::Error;
 const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 #[cfg(not(target_os = "linux"))]
 const BACKLOG: Backlog = Backlog::MAXCONN;
-/// How long one write waits for a peer that has left its answers unread until the kernel can't hold any more of them: hundreds of
-/// kilobytes. Short, because a worker waits, and one after the other if many peers do so; who sends a long answer tries again.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a write waits for a peer that has left its answers unread until the kernel can't hold any more of them. The kernel rounds
+/// it up to a tick of its clock, 1 to 10 ms: the thread that writes must not wait, and hands the rest to the blocking pool.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// How long to wait for an address that is in use. The child of a killed server listens for a moment longer than its parent lived, and
+/// a restart must not fail over that.
+const BIND_PATIENCE: Duration = Duration::from_secs(1);
+
+/// An address to listen on, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A host and a port, such as `127.0.0.1:8000`; port 0 takes any free one.
+    Tcp(String),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Tcp(address) => f.write_str(address),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
 
 /// A bound socket.
 #[derive(Debug)]
@@ -56,16 +77,24 @@ impl fmt::Display for Address {
 }
 
 impl Listener {
-    /// Binds the configured address. A Unix socket that nobody listens on any more is replaced.
+    /// Binds the configured address, and waits for a second if it is in use. A Unix socket that nobody listens on any more is replaced.
     ///
     /// # Errors
     /// [`Error::Listen`].
     pub fn bind(listen: &Listen) -> Result<Listener, Error> {
-        match listen {
-            Listen::Tcp(address) => TcpListener::bind(address.as_str()).map(Listener::Tcp),
-            Listen::Unix(path) => bind_unix(path).map(Listener::Unix),
+        let until = Instant::now() + BIND_PATIENCE;
+        loop {
+            let bound = match listen {
+                Listen::Tcp(address) => TcpListener::bind(address.as_str()).map(Listener::Tcp),
+                Listen::Unix(path) => bind_unix(path).map(Listener::Unix),
+            };
+            match bound {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                bound => return bound.map_err(|source| Error::Listen { address: listen.to_string(), source }),
+            }
         }
-        .map_err(|source| Error::Listen { address: listen.to_string(), source })
     }
 
     /// Sets the options that its connections inherit, and a backlog that holds a crowd. `read_timeout` is how long one may be
@@ -132,4 +161,24 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 fn is_stale(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
         && matches!(UnixStream::connect(path), Err(e) if e.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_freed_within_a_second_is_waited_for() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = Listen::Tcp(taken.local_addr().unwrap().to_string());
+        let begun = Instant::now();
+        assert!(matches!(Listener::bind(&listen), Err(Error::Listen { .. })));
+        assert!(begun.elapsed() >= BIND_PATIENCE);
+        let free_soon = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(taken);
+        });
+        Listener::bind(&listen).unwrap();
+        free_soon.join().unwrap();
+    }
 }

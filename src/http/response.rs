@@ -1,209 +1,141 @@
-//! HTTP as tiny_http hands it over and takes it back: the few headers that matter, and an answer's bytes.
+//! Answers: what one consists of, its bytes, and how these leave without holding anybody up.
 //!
-//! Answers are written as one buffer, which saves tiny_http's own formatting of each header. tiny_http is lenient about framing
-//! and reads what it can't make sense of as a second request; [`Head::framing`] says what RFC 9112 says, and `server.rs`
-//! refuses the rest.
+//! Short answers are written as one buffer. A long body is not copied: it follows its head in a second write. A socket takes what
+//! fits into the kernel's buffer; the listener gives each connection a write timeout of one tick of the clock, so
+//! [`Outgoing::send_some`] comes back at once when nothing fits. Whoever calls it decides where the rest is sent: see `http.rs`.
 //!
 //! Nothing that a client sent ever becomes part of a header.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tiny_http::{HTTPVersion, Request};
+use super::head::{Connection, Shape};
 
-use crate::api::{Method, Reply};
+/// A body up to this many bytes is copied behind its head, which saves a write.
+const SHORT_BYTES: usize = 16 << 10;
+/// How long to wait before a peer that takes nothing is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How fast a long answer must be read, in bytes a second, on average: a slow mobile link is faster.
+const SLOWEST_READER: usize = 16 << 10;
 
-/// Bodies up to this size are in memory when tiny_http hands a request over, unless they are chunked or the client waits for
-/// `100 Continue`. In bytes.
-const BODY_READ_AHEAD: usize = 1_024;
-
-/// What the headers of a request say about how to handle it.
-#[derive(Debug, Clone, Copy)]
-pub struct Head {
-    /// HEAD counts as GET.
-    pub method: Method,
-    /// Whether the body is in memory, so that neither reading nor dropping it can block.
-    pub body_has_arrived: bool,
-    /// How the end of the body is found, or why it can't be.
-    pub framing: Result<Framing, &'static str>,
-    /// Where the Content-Type is among the headers.
-    content_type: Option<usize>,
-    is_head: bool,
-    connection: Connection,
+/// An answer, not yet on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The `Content-Type`.
+    pub content_type: &'static str,
+    /// Headers besides those that every answer has.
+    pub headers: Vec<(&'static str, &'static str)>,
+    /// The body.
+    pub body: Cow<'static, [u8]>,
 }
 
-/// How the end of a body is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// By its length in bytes; 0 if it has no body.
-    Length(usize),
-    /// By its last chunk.
-    Chunked,
+/// An answer on its way to a peer.
+pub struct Outgoing {
+    writer: Box<dyn Write + Send>,
+    head: Vec<u8>,
+    body: Cow<'static, [u8]>,
+    /// How many bytes of head and body the writer has taken.
+    taken: usize,
 }
 
-/// What becomes of the connection after the answer. tiny_http decides the same by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Connection {
-    /// HTTP/1.1's default, so it needs no word.
-    Stays,
-    /// HTTP/1.0 with `keep-alive`.
-    StaysAsAsked,
-    Closes,
+/// How far an answer has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is all in the kernel's hands, or its client has gone away, which is no error: what was asked for is done.
+    Sent,
+    /// The kernel has taken some more.
+    Some,
+    /// The kernel takes nothing until the peer has read something.
+    Full,
 }
 
-impl Head {
-    /// Reads what matters.
-    pub fn of(request: &Request) -> Head {
-        let old = *request.http_version() == HTTPVersion(1, 0);
-        let mut content_type = None;
-        let mut connection = None;
-        let mut length: Option<Result<usize, &'static str>> = None;
-        let mut coding: Option<Result<(), &'static str>> = None;
-        let mut waits_for_continue = false;
-        for (at, header) in request.headers().iter().enumerate() {
-            let (name, value) = (header.field.as_str().as_str(), header.value.as_str());
-            // Few names are looked for; their lengths tell most others apart.
-            match name.len() {
-                12 if name.eq_ignore_ascii_case("Content-Type") => content_type = content_type.or(Some(at)),
-                14 if name.eq_ignore_ascii_case("Content-Length") => {
-                    let this = content_length(value);
-                    length = Some(match length {
-                        Some(before) if before != this => Err("two Content-Length headers differ"),
-                        _ => this,
-                    });
+impl Outgoing {
+    /// The bytes of `reply`, to be written to `writer`.
+    pub fn new(writer: Box<dyn Write + Send>, shape: &Shape, reply: Reply) -> Outgoing {
+        let mut head = head_of(shape, &reply);
+        let mut body = if shape.is_head { Cow::Borrowed(&[][..]) } else { reply.body };
+        if body.len() <= SHORT_BYTES {
+            head.extend_from_slice(&body);
+            body = Cow::Borrowed(&[]);
+        }
+        Outgoing { writer, head, body, taken: 0 }
+    }
+
+    /// How many bytes are still held for it.
+    pub fn bytes(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
+    /// How long all of it may take, for a peer that may be silent for `silence`.
+    pub fn bound(&self, silence: Duration) -> Duration {
+        silence + Duration::from_millis((self.bytes() / (SLOWEST_READER / 1_000)) as u64)
+    }
+
+    /// Writes what the kernel takes in one go, and waits at most a tick of the clock for that.
+    pub fn send_some(&mut self) -> Progress {
+        loop {
+            let rest = match self.taken.checked_sub(self.head.len()) {
+                None => &self.head[self.taken..],
+                Some(taken) => &self.body[taken..],
+            };
+            let step = if rest.is_empty() { self.writer.flush().map(|()| 0) } else { self.writer.write(rest) };
+            match step {
+                Ok(_) if rest.is_empty() => return Progress::Sent,
+                Ok(written) => {
+                    let all = written == rest.len();
+                    self.taken += written;
+                    if !all {
+                        return if written == 0 { Progress::Sent } else { Progress::Some };
+                    }
                 }
-                17 if name.eq_ignore_ascii_case("Transfer-Encoding") => {
-                    let chunked = value.trim().eq_ignore_ascii_case("chunked") && coding.is_none();
-                    coding = Some(if chunked { Ok(()) } else { Err("the only Transfer-Encoding understood is chunked") });
-                }
-                6 if name.eq_ignore_ascii_case("Expect") => waits_for_continue = true,
-                // tiny_http looks at the first alone.
-                10 if name.eq_ignore_ascii_case("Connection") => connection = connection.or(Some(value)),
-                _ => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return Progress::Full,
+                Err(_) => return Progress::Sent,
             }
         }
-        let connection = connection.map(str::to_ascii_lowercase).unwrap_or_default();
-        let upgrade = connection.contains("upgrade");
-        let framing = match (length, coding) {
-            (_, Some(Err(why))) | (Some(Err(why)), None) => Err(why),
-            (Some(_), Some(Ok(()))) => Err("a body has either a Content-Length or a Transfer-Encoding"),
-            (None, Some(Ok(()))) if old => Err("HTTP/1.0 has no Transfer-Encoding"),
-            // tiny_http doesn't decode the body of a request that asks for another protocol.
-            (None, Some(Ok(()))) if upgrade => Err("a request to upgrade can't have a chunked body"),
-            (None, Some(Ok(()))) => Ok(Framing::Chunked),
-            (Some(Ok(length)), None) => Ok(Framing::Length(length)),
-            (None, None) => Ok(Framing::Length(0)),
-        };
-        Head {
-            method: match request.method() {
-                tiny_http::Method::Get | tiny_http::Method::Head => Method::Get,
-                tiny_http::Method::Post => Method::Post,
-                _ => Method::Other,
-            },
-            body_has_arrived: coding.is_none()
-                && match request.body_length() {
-                    None | Some(0) => true,
-                    Some(length) => length <= BODY_READ_AHEAD && !waits_for_continue && !upgrade,
-                },
-            framing,
-            content_type,
-            is_head: *request.method() == tiny_http::Method::Head,
-            connection: if connection.contains("close") || upgrade {
-                Connection::Closes
-            } else if !old {
-                Connection::Stays
-            } else if connection.contains("keep-alive") {
-                Connection::StaysAsAsked
-            } else {
-                Connection::Closes
-            },
-        }
     }
 
-    /// The Content-Type of `request`, whose head this is.
-    pub fn content_type<'a>(&self, request: &'a Request) -> Option<&'a str> {
-        self.content_type.and_then(|at| request.headers().get(at)).map(|header| header.value.as_str())
-    }
-
-    /// Has the answer say that it is the last of its connection.
-    pub fn closing(self) -> Head {
-        Head { connection: Connection::Closes, ..self }
-    }
-}
-
-/// Digits alone: no sign, no space within, no list (RFC 9110, 8.6).
-fn content_length(value: &str) -> Result<usize, &'static str> {
-    let digits = value.trim_matches([' ', '\t']);
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err("Content-Length is not a number");
-    }
-    digits.parse().map_err(|_| "Content-Length is beyond all measure")
-}
-
-/// Answers `request`, and calls `before_next` when the answer is on its way and before any later answer of the connection can
-/// be. Blocks until the earlier requests of its connection are answered, and first of all until its body has come, if that
-/// has not been read; afterwards the request is gone. A peer that takes nothing for longer than `patience` is given up.
-///
-/// # Errors
-/// What the socket says. A client that has gone away is no error: what it asked for is done.
-pub fn send(request: Request, head: &Head, reply: &Reply, patience: Duration, before_next: impl FnOnce()) -> io::Result<()> {
-    let bytes = to_bytes(head, reply);
-    let mut writer = request.into_writer();
-    let sent = write_patiently(&mut writer, &bytes, patience);
-    before_next();
-    match sent {
-        Err(e) if is_timeout(&e) => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn write_patiently(writer: &mut impl Write, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
-    let mut last_progress = Instant::now();
-    loop {
-        let step = if bytes.is_empty() { writer.flush().map(|()| 0) } else { writer.write(bytes) };
-        match step {
-            Ok(_) if bytes.is_empty() => return Ok(()),
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                bytes = &bytes[written..];
-                last_progress = Instant::now();
+    /// Writes the rest, at its reader's speed, and says whether that was done by `deadline`. Blocks until then at the most.
+    pub fn send_rest(&mut self, deadline: Instant) -> bool {
+        while Instant::now() < deadline {
+            match self.send_some() {
+                Progress::Sent => return true,
+                Progress::Some => {}
+                Progress::Full => std::thread::sleep(PAUSE),
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if is_timeout(&e) && last_progress.elapsed() < patience => {}
-            Err(e) => return Err(e),
         }
+        false
     }
 }
 
-fn is_timeout(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-/// Answers `request` although its body has not been read, and then reads and drops the rest of it.
-///
-/// # Errors
-/// As [`send`].
-pub fn send_and_drain(request: Request, reply: &Reply) -> io::Result<()> {
-    let mut response = tiny_http::Response::from_data(reply.body.as_slice()).with_status_code(reply.status);
-    for (name, value) in [("Content-Type", "application/json"), ("Server", "orderd")].iter().chain(&reply.headers) {
+/// Answers `request` although its body has not been read, and then reads and drops the rest of it, at its sender's speed.
+/// Returns false if the answer could not be sent. tiny_http's own formatting, as only that leaves the body unread until then.
+pub fn answer_unread(request: tiny_http::Request, reply: Reply) -> bool {
+    let mut response = tiny_http::Response::from_data(reply.body).with_status_code(reply.status);
+    for (name, value) in [("Content-Type", reply.content_type), ("Server", "orderd")].iter().chain(&reply.headers) {
         if let Ok(header) = tiny_http::Header::from_bytes(*name, *value) {
             response.add_header(header);
         }
     }
-    request.respond(response)
+    request.respond(response).is_ok()
 }
 
-fn to_bytes(head: &Head, reply: &Reply) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256 + reply.body.len());
+fn head_of(shape: &Shape, reply: &Reply) -> Vec<u8> {
+    let body_to_copy = if reply.body.len() <= SHORT_BYTES { reply.body.len() } else { 0 };
+    let mut out = Vec::with_capacity(256 + body_to_copy);
     let reason = tiny_http::StatusCode(reply.status).default_reason_phrase();
     DATE.with_borrow_mut(|date| {
         // Writing to memory can't fail.
         let _ = write!(
             out,
-            "HTTP/1.1 {} {reason}\r\nServer: orderd\r\nDate: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+            "HTTP/1.1 {} {reason}\r\nServer: orderd\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
             reply.status,
             date.now(),
+            reply.content_type,
             reply.body.len()
         );
     });
@@ -213,15 +145,12 @@ fn to_bytes(head: &Head, reply: &Reply) -> Vec<u8> {
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
-    match head.connection {
+    match shape.connection {
         Connection::Stays => {}
         Connection::StaysAsAsked => out.extend_from_slice(b"Connection: keep-alive\r\n"),
         Connection::Closes => out.extend_from_slice(b"Connection: close\r\n"),
     }
     out.extend_from_slice(b"\r\n");
-    if !head.is_head {
-        out.extend_from_slice(&reply.body);
-    }
     out
 }
 
@@ -244,19 +173,5 @@ impl Date {
             self.text = httpdate::fmt_http_date(now);
         }
         &self.text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_content_length_is_digits_alone() {
-        assert_eq!(content_length(" 42 "), Ok(42));
-        assert_eq!(content_length("007"), Ok(7));
-        for bad in ["", "abc", "+5", "-1", "5, 5", "0x10", "1 2", "18446744073709551616", "99999999999999999999999"] {
-            assert!(content_length(bad).is_err(), "{bad}");
-        }
     }
 }

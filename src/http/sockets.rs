@@ -1,81 +1,118 @@
 //! The descriptors of connections, found by their peers, as tiny_http hands none of them out.
 //!
+//! A descriptor may be closed by tiny_http at any time, and its number then belongs to another connection. So a [`Socket`] is
+//! always asked again before it is believed: by its peer, and by its inode, which no later socket has.
+//!
 //! Looking through all descriptors takes milliseconds when a thousand are connected, and whoever sends nonsense makes us look.
-//! So what was seen is remembered, and always asked again before it is believed: a number may belong to another connection by
-//! now. And the kernel gives a new connection the lowest number that is free, so whoever comes again and again has those that
-//! were found lately.
+//! The kernel gives a new connection the lowest number that is free, so whoever comes again and again has a number that was found
+//! lately: those are tried first.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::VecDeque;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
-use crate::os::sync::unpoisoned;
+use nix::sys::socket::{self, MsgFlags, SockaddrStorage};
 
-use nix::sys::socket::{self, SockaddrStorage};
+use crate::os::sync::unpoisoned;
 
 /// How many numbers that were found lately are tried before all are. Takes some microseconds.
 const LATELY: usize = 64;
 
 /// The connections to one port of ours.
-pub struct Descriptors {
+pub struct Sockets {
     port: u16,
-    known: Mutex<Known>,
+    lately: Mutex<VecDeque<RawFd>>,
 }
 
-#[derive(Default)]
-struct Known {
-    /// From the last look at all.
-    by_peer: HashMap<SocketAddr, RawFd>,
-    lately: VecDeque<RawFd>,
+/// One of the two descriptors that tiny_http has of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    fd: RawFd,
+    inode: u64,
 }
 
-impl Descriptors {
+impl Sockets {
     /// Of a server that listens on `port`.
-    pub fn new(port: u16) -> Descriptors {
-        Descriptors { port, known: Mutex::default() }
+    pub fn new(port: u16) -> Sockets {
+        Sockets { port, lately: Mutex::default() }
     }
 
-    /// A descriptor of the connection with `peer`. tiny_http has two of each; this is the lower one. It may be closed at any
-    /// time by the thread that owns it.
-    pub fn find(&self, peer: &SocketAddr) -> Option<RawFd> {
-        let mut known = unpoisoned(&self.known);
-        let remembered = known.by_peer.get(peer).into_iter().chain(&known.lately);
-        if let Some(found) = remembered.copied().find(|descriptor| self.is_of(*descriptor, peer)) {
-            return Some(found);
-        }
-        known.by_peer.clear();
-        for descriptor in all() {
-            if let Some(peer) = peer_of(descriptor).filter(|_| is_on(descriptor, self.port)) {
-                known.by_peer.entry(peer).or_insert(descriptor);
+    /// The socket that is connected with `peer`, unless that has gone.
+    pub fn find(&self, peer: &SocketAddr) -> Option<Socket> {
+        let is_with_peer = |fd: &RawFd| peer_of(*fd).as_ref() == Some(peer) && is_on(*fd, self.port);
+        let mut lately = unpoisoned(&self.lately);
+        let fd = match lately.iter().copied().find(is_with_peer) {
+            Some(fd) => fd,
+            None => {
+                let fd = all().find(is_with_peer)?;
+                lately.push_front(fd);
+                lately.truncate(LATELY);
+                fd
             }
-        }
-        let found = *known.by_peer.get(peer)?;
-        known.lately.push_front(found);
-        known.lately.truncate(LATELY);
-        Some(found)
+        };
+        Some(Socket { fd, inode: inode_of(fd)? })
     }
 
-    /// Whether `descriptor` is of the connection with `peer`.
-    pub fn is_of(&self, descriptor: RawFd, peer: &SocketAddr) -> bool {
-        peer_of(descriptor).as_ref() == Some(peer) && is_on(descriptor, self.port)
+    /// Every descriptor of a socket on the port, with its peer; the listening ones and dead connections have none.
+    pub fn walk(&self) -> impl Iterator<Item = (RawFd, Option<SocketAddr>)> {
+        all().filter(|fd| is_on(*fd, self.port)).map(|fd| (fd, peer_of(fd)))
     }
 }
 
-/// The numbers of all open descriptors.
-pub fn all() -> Vec<RawFd> {
-    let entries = std::fs::read_dir("/dev/fd").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+impl Socket {
+    /// Whether it is still connected with `peer`.
+    pub fn is_with(&self, peer: &SocketAddr) -> bool {
+        peer_of(self.fd).as_ref() == Some(peer) && inode_of(self.fd) == Some(self.inode)
+    }
+
+    /// Shuts it down if it is still connected with `peer`, which ends every read or write that is blocked on it.
+    pub fn shutdown(&self, peer: &SocketAddr, how: Shutdown) {
+        if self.is_with(peer) {
+            shutdown(self.fd, how);
+        }
+    }
+}
+
+/// Shuts a socket down. Should it have ended just now, nothing is left to be shut down.
+pub fn shutdown(fd: RawFd, how: Shutdown) {
+    let how = match how {
+        Shutdown::Read => socket::Shutdown::Read,
+        Shutdown::Write => socket::Shutdown::Write,
+        Shutdown::Both => socket::Shutdown::Both,
+    };
+    let _ = socket::shutdown(fd, how);
+}
+
+/// Whether the peer has closed its side and all that it sent has been read.
+pub fn has_ended(fd: RawFd) -> bool {
+    socket::recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
 }
 
 /// Whether it is an internet socket of ours with this port.
-pub fn is_on(descriptor: RawFd, port: u16) -> bool {
-    address(socket::getsockname(descriptor)).is_some_and(|own| own.port() == port)
+pub fn is_on(fd: RawFd, port: u16) -> bool {
+    address(socket::getsockname(fd)).is_some_and(|own| own.port() == port)
+}
+
+/// Whether it is a socket that is not connected, such as a listening one.
+pub fn is_unconnected(fd: RawFd) -> bool {
+    socket::getpeername::<SockaddrStorage>(fd) == Err(nix::errno::Errno::ENOTCONN)
+}
+
+/// The numbers of all open descriptors.
+fn all() -> impl Iterator<Item = RawFd> {
+    let entries = std::fs::read_dir("/dev/fd").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Who is at the other end; nobody, if it is no connected internet socket.
-pub fn peer_of(descriptor: RawFd) -> Option<SocketAddr> {
-    address(socket::getpeername(descriptor))
+fn peer_of(fd: RawFd) -> Option<SocketAddr> {
+    address(socket::getpeername(fd))
+}
+
+fn inode_of(fd: RawFd) -> Option<u64> {
+    Some(std::fs::metadata(format!("/dev/fd/{fd}")).ok()?.ino())
 }
 
 fn address(found: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
@@ -88,20 +125,22 @@ fn address(found: nix::Result<SockaddrStorage>) -> Option<SocketAddr> {
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
 
     #[test]
     fn a_connection_is_found_by_its_peer_also_when_its_number_belonged_to_another() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let descriptors = Descriptors::new(address.port());
+        let sockets = Sockets::new(address.port());
         for _ in 0..2 * LATELY {
             let client = TcpStream::connect(address).unwrap();
             let (server, peer) = listener.accept().unwrap();
-            assert_eq!(descriptors.find(&peer), Some(server.as_raw_fd()));
-            assert_eq!(descriptors.find(&peer), Some(server.as_raw_fd()));
+            let found = sockets.find(&peer).unwrap();
+            assert_eq!(sockets.find(&peer), Some(found));
+            assert!(found.is_with(&peer));
+            assert!(sockets.walk().any(|(_, other)| other == Some(peer)));
             drop((client, server));
-            assert_eq!(descriptors.find(&peer), None);
+            assert_eq!(sockets.find(&peer), None);
+            assert!(!found.is_with(&peer));
         }
     }
 
@@ -109,10 +148,26 @@ mod tests {
     fn the_client_s_end_of_a_connection_is_not_taken_for_ours() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let client = TcpStream::connect(address).unwrap();
-        let (_server, peer) = listener.accept().unwrap();
-        let descriptors = Descriptors::new(address.port());
-        assert_eq!(descriptors.find(&address), None);
-        assert!(!descriptors.is_of(client.as_raw_fd(), &peer));
+        let _client = TcpStream::connect(address).unwrap();
+        let (_server, _) = listener.accept().unwrap();
+        assert_eq!(Sockets::new(address.port()).find(&address), None);
+    }
+
+    #[test]
+    fn the_end_of_a_peer_is_seen_once_all_is_read() {
+        use std::io::{Read, Write};
+        use std::os::fd::AsRawFd;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        assert!(!has_ended(server.as_raw_fd()), "it is silent");
+        client.write_all(b"x").unwrap();
+        drop(client);
+        server.read_exact(&mut [0]).unwrap();
+        // What the client has closed arrives in its own time.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while !has_ended(server.as_raw_fd()) {
+            assert!(std::time::Instant::now() < deadline);
+        }
     }
 }

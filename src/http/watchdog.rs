@@ -1,416 +1,357 @@
-//! The front door: what tiny_http 0.12 lacks, so that a crowd is served and a hostile client hardly noticed.
-//!
-//! One thread, the keeper, does everything that is not a request's own work: nudges, deadlines, and looking whether tiny_http
-//! still accepts. Workers ask the door about each request before they look at it.
+//! The watchdog thread: does what no request's own thread does. Nudges, cuts what is late, sweeps, and says when only a fresh
+//! process will do.
 //!
 //! - **Nudges.** tiny_http queues connections that arrive together behind idle threads that are already spoken for. A connection
 //!   to ourselves, closed at once, makes it start or wake one more thread. One nudge for the first request of each connection
-//!   releases the next one stuck, whose first request nudges again; a Unix socket, where connections can't be told apart, is
-//!   nudged by time while there is traffic.
-//! - **Cutting.** tiny_http gives no hold on a connection, so its descriptor is looked up by the peer's address and shut down,
-//!   which ends every blocked read or write on it. This is what deadlines are enforced with.
-//! - **Defusal.** Dropping a request whose declared body has not come makes tiny_http allocate the rest in one piece, which can
-//!   abort the process. Beyond [`MAX_DRAINED_BYTES`] such a request is never dropped but forgotten, with its thread and two
-//!   descriptors; after [`MAX_FORGOTTEN`] of them the process asks to be renewed.
-//! - **Condemned peers.** What follows a request with invalid framing can't be told from a body, so it is not looked at.
+//!   releases the next one stuck, whose first request nudges again.
+//! - **Cutting.** tiny_http gives no hold on a connection, so its socket is found by the peer's address and shut down, which ends
+//!   every blocked read or write on it.
+//! - **Sweep.** Once a second all descriptors are looked at. A connection that has sent no request for long, say because its head
+//!   comes a byte at a time, is cut. One that stays though it was cut, or though its client has gone, is lost, with a thread and
+//!   two descriptors: tiny_http waits for itself over HTTP/2, and a panic in its threads leaves a dead socket.
 //!
-//! When tiny_http itself has failed, the door can only say so, through `on_worn`: a supervisor then starts a fresh process.
-//! Without one (embedded), renewal is up to the program.
+//! When tiny_http itself has failed, or too much is lost, the watchdog can only ask for renewal. Without a supervisor (embedded),
+//! renewal is up to the program. When nobody is connected it sleeps for seconds.
 
-use std::io::{Read, Write};
+use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::RawFd;
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{self, SockaddrStorage};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
-use crate::error::Error;
-use crate::http::census::Census;
-use crate::http::connections::Peers;
-use crate::http::listener::Address;
-use crate::http::sockets::{self, Descriptors};
+use super::Core;
+use super::connections::Activity;
+use super::sockets::{self, Socket};
 use crate::os::sync::unpoisoned;
 
-/// The longest body that is read and thrown away after its request was refused, in bytes. tiny_http allocates it in one piece.
-pub const MAX_DRAINED_BYTES: usize = 64 << 20;
-/// So many requests are forgotten before the process should be renewed. Each costs a thread and two descriptors.
-const MAX_FORGOTTEN: usize = 64;
-/// How long nothing is looked at of a peer whose last answer is still to be sent: longer than a commit can take.
-const IGNORED_FOR: Duration = Duration::from_secs(60);
-/// How long nothing of a condemned peer is looked at. Its socket is shut down meanwhile, so nothing new comes.
-const CONDEMNED_FOR: Duration = Duration::from_secs(5);
-/// How long a peer that was refused for good may go on sending, so that it gets to read why.
-const LINGER: Duration = Duration::from_secs(1);
-/// How often the keeper looks around, at the least.
+/// So many threads may be lost before the process should be renewed. Each costs two descriptors besides.
+const MAX_LOST: usize = 64;
+/// How often to look around while anybody is connected.
 const TICK: Duration = Duration::from_secs(1);
+/// The same while nobody is: only so that accept() never gives up, which it does after the read timeout.
+const IDLE_TICK: Duration = Duration::from_secs(5);
 /// With a read timeout that leaves less, the server renews itself all the time.
 const SHORTEST_TICK: Duration = Duration::from_millis(5);
-/// When the keeper looks again after it could not connect.
+/// When to look again after a nudge could not be made.
 const SOON: Duration = Duration::from_millis(20);
-/// On a Unix socket: how often to nudge while there is traffic, and how many at a time. Releases 400 connections a second.
-const UNIX_NUDGES: (Duration, usize) = (Duration::from_millis(20), 8);
-/// The most nudges at each look around, for connections that no request brings a nudge for. Takes some milliseconds.
+/// The most nudges at each tick, for connections that no request brings a nudge for. Takes some milliseconds.
 const MAX_NUDGES_A_TICK: usize = 128;
-/// How long tiny_http may take to answer a line that is no request. Two failures in a row, and it is taken for dead.
-const LIVENESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long tiny_http may take to close a connection whose client has gone, or that has been cut.
+const TO_CLOSE: Duration = Duration::from_secs(2);
+/// A sweep may take a tenth of the watchdog's time.
+const SWEEP_SHARE: u32 = 10;
 
-/// The door of one server.
-pub struct Door {
-    address: Address,
-    /// The number of tiny_http's listening socket, open as long as its accept thread lives.
-    listening: RawFd,
-    read_timeout: Duration,
-    /// None on a Unix socket.
-    descriptors: Option<Descriptors>,
-    /// What every request asks about its peer.
-    pub peers: Peers,
+/// What other threads tell the watchdog.
+pub(super) struct Watchdog {
     nudges: AtomicUsize,
-    traffic: AtomicBool,
-    deadlines: Mutex<Vec<(u64, Deadline)>>,
-    next_deadline: AtomicU64,
-    forgotten: AtomicUsize,
-    started: Instant,
-    keeper: OnceLock<Thread>,
-    closed: AtomicBool,
-    worn: AtomicBool,
-    on_worn: Box<dyn Fn(&'static str) + Send + Sync>,
+    deadlines: Mutex<Deadlines>,
+    look_now: AtomicBool,
+    thread: OnceLock<Thread>,
+    stopped: AtomicBool,
+    /// Accepting may end: somebody else does it now.
+    retired: AtomicBool,
+    asked_for_renewal: AtomicBool,
+    on_renewal: Box<dyn Fn(&'static str) + Send + Sync>,
+}
+
+#[derive(Default)]
+struct Deadlines {
+    next_id: u64,
+    pending: Vec<Deadline>,
 }
 
 struct Deadline {
+    id: u64,
     at: Instant,
     peer: SocketAddr,
     /// Looked for when the time has come, if it is not known.
-    descriptor: Option<RawFd>,
+    socket: Option<Socket>,
     how: Shutdown,
 }
 
-/// Takes back a deadline when dropped.
-pub struct Watch<'a> {
-    door: &'a Door,
-    id: Option<u64>,
+/// Takes a deadline back when dropped.
+pub(super) struct Watch<'a> {
+    watchdog: &'a Watchdog,
+    id: u64,
 }
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
-            unpoisoned(&self.door.deadlines).retain(|(other, _)| *other != id);
-        }
+        unpoisoned(&self.watchdog.deadlines).pending.retain(|deadline| deadline.id != self.id);
     }
 }
 
-impl Door {
-    /// Opens the door of a server that listens at `address` on the descriptor `listening`, and starts the keeper. `on_worn` is
-    /// called once, when only a fresh process will do, with the reason.
-    ///
-    /// # Errors
-    /// [`Error::Thread`].
-    pub fn open(
-        address: Address,
-        listening: RawFd,
-        read_timeout: Duration,
-        on_worn: impl Fn(&'static str) + Send + Sync + 'static,
-    ) -> Result<Arc<Door>, Error> {
-        let descriptors = match &address {
-            Address::Tcp(own) => Some(Descriptors::new(own.port())),
-            Address::Unix(_) => None,
-        };
-        let door = Arc::new(Door {
-            address,
-            descriptors,
-            listening,
-            read_timeout,
-            peers: Peers::new(),
+impl Watchdog {
+    /// One that is not started yet. `on_renewal` is called once, when only a fresh process will do, with the reason.
+    pub fn new(on_renewal: impl Fn(&'static str) + Send + Sync + 'static) -> Watchdog {
+        Watchdog {
             nudges: AtomicUsize::new(0),
-            traffic: AtomicBool::new(false),
             deadlines: Mutex::default(),
-            next_deadline: AtomicU64::new(0),
-            forgotten: AtomicUsize::new(0),
-            started: Instant::now(),
-            keeper: OnceLock::new(),
-            closed: AtomicBool::new(false),
-            worn: AtomicBool::new(false),
-            on_worn: Box::new(on_worn),
-        });
-        let keeper = door.clone();
-        let thread = std::thread::Builder::new().name("door".into()).spawn(move || keeper.keep()).map_err(Error::Thread)?;
-        let _ = door.keeper.set(thread.thread().clone());
-        Ok(door)
+            look_now: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            stopped: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            asked_for_renewal: AtomicBool::new(false),
+            on_renewal: Box::new(on_renewal),
+        }
     }
 
-    /// Ends the keeper.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+    /// Starts the thread.
+    pub fn start(&self, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name("watchdog".into()).spawn(run)?;
+        let _ = self.thread.set(thread.thread().clone());
+        Ok(())
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
         self.wake();
     }
 
-    /// Every request passes here first. Nudges if its connection is new.
-    pub fn enter(&self, peer: Option<&SocketAddr>) {
-        match peer {
-            Some(peer) => {
-                if self.peers.is_new(peer, self.started.elapsed().as_secs() as u32) {
-                    self.nudges.fetch_add(1, Ordering::Relaxed);
-                    self.wake();
-                }
-            }
-            None => {
-                if !self.traffic.swap(true, Ordering::Relaxed) {
-                    self.wake();
-                }
-            }
+    /// Nudges once.
+    pub fn nudge(&self) {
+        // Only the first of several wakes the thread.
+        if self.nudges.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.wake();
         }
     }
 
-    /// Whether nothing of this peer is to be looked at.
-    pub fn is_condemned(&self, peer: Option<&SocketAddr>) -> bool {
-        peer.is_some_and(|peer| self.peers.is_condemned(peer, || self.now_ms()))
+    /// Sweeps soon, not at the next tick.
+    pub fn look_now(&self) {
+        self.look_now.store(true, Ordering::Release);
+        self.wake();
     }
 
-    /// Nothing more of this peer is looked at, at least until it is condemned.
-    pub fn ignore(&self, peer: Option<&SocketAddr>) {
-        if let Some(peer) = peer {
-            self.peers.condemn(peer, self.now_ms() + IGNORED_FOR.as_millis() as u64);
-        }
-    }
-
-    /// Nothing more of this peer is looked at, and its connection, if it still has this descriptor, ends as soon as it has had
-    /// time to read the last answer.
-    pub fn condemn(&self, peer: Option<&SocketAddr>, descriptor: Option<RawFd>) {
-        if let Some(peer) = peer {
-            self.peers.condemn(peer, self.now_ms() + CONDEMNED_FOR.as_millis() as u64);
-            // Without one it has ended already.
-            if descriptor.is_some() {
-                self.add_deadline(Deadline { at: Instant::now() + LINGER, peer: *peer, descriptor, how: Shutdown::Both });
-            }
-        }
-    }
-
-    /// The descriptor of the peer's connection. Best asked for while a request of it is at hand: of one that has ended meanwhile
-    /// it takes a look at all descriptors to know. `None` on a Unix socket.
-    pub fn descriptor(&self, peer: Option<&SocketAddr>) -> Option<RawFd> {
-        self.descriptors.as_ref()?.find(peer?)
-    }
-
-    /// Shuts the peer's connection down, if it still has this descriptor, which ends every read or write that is blocked on it.
-    pub fn cut(&self, peer: Option<&SocketAddr>, descriptor: Option<RawFd>, how: Shutdown) {
-        if let (Some(peer), Some(descriptor), Some(descriptors)) = (peer, descriptor, &self.descriptors)
-            && descriptors.is_of(descriptor, peer)
-        {
-            // Should it have ended just now, nothing is left to be shut down.
-            let _ = socket::shutdown(
-                descriptor,
-                match how {
-                    Shutdown::Read => socket::Shutdown::Read,
-                    Shutdown::Write => socket::Shutdown::Write,
-                    Shutdown::Both => socket::Shutdown::Both,
-                },
-            );
-        }
-    }
-
-    /// Cuts the peer's connection at a time, unless the returned watch is dropped before.
+    /// Cuts the connection of `peer` at a time, unless the returned watch is dropped before.
     #[must_use]
-    pub fn watch(&self, peer: Option<&SocketAddr>, at: Instant, how: Shutdown) -> Watch<'_> {
-        let deadline = |peer: &SocketAddr| Deadline { at, peer: *peer, descriptor: None, how };
-        Watch { door: self, id: peer.map(|peer| self.add_deadline(deadline(peer))) }
+    pub fn cut_at(&self, at: Instant, peer: SocketAddr, how: Shutdown) -> Watch<'_> {
+        Watch { watchdog: self, id: self.add(at, peer, None, how) }
     }
 
-    /// Gets rid of a request that must never be dropped. Its client sees the connection close.
-    pub fn forget(&self, request: tiny_http::Request) {
-        let peer = request.remote_addr().copied();
-        let descriptor = self.descriptor(peer.as_ref());
-        std::mem::forget(request);
-        self.cut(peer.as_ref(), descriptor, Shutdown::Both);
-        if self.forgotten.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FORGOTTEN {
-            self.wear("too many requests with absurd lengths hold threads that cannot be freed");
+    /// Cuts a socket after a while.
+    pub fn cut_after(&self, after: Duration, peer: SocketAddr, socket: Socket) {
+        self.add(Instant::now() + after, peer, Some(socket), Shutdown::Both);
+    }
+
+    /// tiny_http accepts nothing more, because of `error`.
+    pub fn accepting_ended(&self, error: &io::Error) {
+        if !self.retired.load(Ordering::Acquire) {
+            log::error!("accepting a connection: {error}");
+            self.ask_for_renewal("connections are no longer accepted");
         }
     }
 
-    /// Asks for a fresh process.
-    pub fn wear(&self, why: &'static str) {
-        if !self.worn.swap(true, Ordering::AcqRel) {
+    /// From now on it is right that accepting ends.
+    pub fn expects_the_end_of_accepting(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    fn ask_for_renewal(&self, why: &'static str) {
+        if !self.asked_for_renewal.swap(true, Ordering::AcqRel) {
             log::warn!("a fresh process is needed: {why}");
-            (self.on_worn)(why);
+            (self.on_renewal)(why);
         }
     }
 
-    fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
-    }
-
-    fn add_deadline(&self, deadline: Deadline) -> u64 {
-        let id = self.next_deadline.fetch_add(1, Ordering::Relaxed);
-        let at = deadline.at;
+    fn add(&self, at: Instant, peer: SocketAddr, socket: Option<Socket>, how: Shutdown) -> u64 {
         let mut deadlines = unpoisoned(&self.deadlines);
-        deadlines.push((id, deadline));
+        let id = deadlines.next_id;
+        deadlines.next_id += 1;
+        let is_first = deadlines.pending.iter().all(|other| at < other.at);
+        deadlines.pending.push(Deadline { id, at, peer, socket, how });
         drop(deadlines);
-        // The keeper looks at them at each tick anyway.
-        if at < Instant::now() + TICK {
+        if is_first {
             self.wake();
         }
         id
     }
 
     fn wake(&self) {
-        if let Some(keeper) = self.keeper.get() {
-            keeper.unpark();
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
         }
     }
+}
 
-    fn keep(&self) {
-        let mut liveness = Liveness::default();
-        let mut next_tick = Instant::now();
-        let mut census = match &self.address {
-            Address::Tcp(own) => Some(Census::new(own.port(), 2 * self.read_timeout + TICK)),
-            Address::Unix(_) => None,
-        };
-        let mut next_census = Instant::now();
-        while !self.closed.load(Ordering::Acquire) {
-            let mut nudges = self.nudges.swap(0, Ordering::Relaxed);
-            let mut wake_at = self.cut_the_late(next_tick);
-            let now = Instant::now();
-            if now >= next_tick {
-                // accept() gives up after the read timeout, too, and a nudge must come before that.
-                next_tick = now + TICK.min(self.read_timeout / 4).max(SHORTEST_TICK);
-                // A thread that panics over a connection that was reset takes up no other, so one nudge would release one of many.
-                nudges += self.connections().clamp(1, MAX_NUDGES_A_TICK);
-                if liveness.is_dead(&self.address, now) {
-                    self.wear("connections are accepted but not read");
-                }
-            }
-            if let Some(census) = census.as_mut().filter(|_| now >= next_census) {
-                next_census = now + TICK.max(self.read_timeout / 4);
-                if census.look(&self.peers) >= MAX_FORGOTTEN {
-                    self.wear("too many connections hold threads that cannot be freed");
-                }
-            }
-            if !self.accepts() {
-                self.wear("connections are no longer accepted");
-            }
-            if self.traffic.swap(false, Ordering::Relaxed) {
-                nudges += UNIX_NUDGES.1;
-                wake_at = wake_at.min(now + UNIX_NUDGES.0);
-            }
-            // Without a descriptor for a nudge there is none for the next client either, and tiny_http does not survive that.
-            if (0..nudges).any(|_| connect(&self.address).is_none()) {
-                wake_at = wake_at.min(Instant::now() + SOON);
-            }
-            let pause = wake_at.min(next_tick).saturating_duration_since(Instant::now());
-            match self.address {
-                Address::Tcp(_) => std::thread::park_timeout(pause),
-                // Traffic is collected, not answered one by one.
-                Address::Unix(_) if pause <= UNIX_NUDGES.0 => std::thread::sleep(pause),
-                Address::Unix(_) => std::thread::park_timeout(pause),
-            }
-        }
-    }
-
-    /// How many are open; 0 on a Unix socket, which is nudged by its traffic.
-    fn connections(&self) -> usize {
-        let Address::Tcp(own) = &self.address else { return 0 };
-        // tiny_http has two descriptors of each.
-        sockets::all().into_iter().filter(|fd| sockets::is_on(*fd, own.port())).count() / 2
-    }
-
-    /// Enforces the deadlines that have passed, and returns when the next one does, or `otherwise`.
-    fn cut_the_late(&self, otherwise: Instant) -> Instant {
+/// The thread of a server that tiny_http listens for at `own`, on the descriptor `listening`.
+pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
+    let watchdog = &core.watchdog;
+    let mut sweep = Sweep::new(core);
+    let (mut next_tick, mut next_sweep) = (Instant::now(), Instant::now());
+    while !watchdog.stopped.load(Ordering::Acquire) {
+        let mut nudges = watchdog.nudges.swap(0, Ordering::AcqRel);
+        let mut wake_at = cut_the_late(core, next_tick);
         let now = Instant::now();
-        let mut deadlines = unpoisoned(&self.deadlines);
-        let late: Vec<_> = deadlines.extract_if(.., |(_, d)| d.at <= now).collect();
-        let next = deadlines.iter().map(|(_, d)| d.at).min().unwrap_or(otherwise);
-        drop(deadlines);
-        for (_, deadline) in late {
-            let peer = Some(&deadline.peer);
-            self.cut(peer, deadline.descriptor.or_else(|| self.descriptor(peer)), deadline.how);
-        }
-        next
-    }
-
-    /// Whether tiny_http's accept thread lives. It owns the listening socket, and closes it when it ends, however it ends. Then
-    /// the descriptor is invalid, or another file has its number, perhaps even a connection of ours, which has a peer.
-    fn accepts(&self) -> bool {
-        let unconnected = socket::getpeername::<SockaddrStorage>(self.listening) == Err(nix::errno::Errno::ENOTCONN);
-        unconnected
-            && match &self.address {
-                Address::Tcp(own) => sockets::is_on(self.listening, own.port()),
-                Address::Unix(_) => true,
+        let looks_now = watchdog.look_now.load(Ordering::Acquire);
+        if now >= next_sweep && (looks_now || now >= next_tick) {
+            watchdog.look_now.store(false, Ordering::Release);
+            let seen = sweep.look(core, now);
+            next_sweep = now + now.elapsed() * SWEEP_SHARE;
+            if seen.lost >= MAX_LOST {
+                watchdog.ask_for_renewal("too many connections hold threads that cannot be freed");
             }
+            // A thread that panics over a connection that was reset takes up no other, so one nudge would release one of many.
+            nudges += seen.connections.clamp(1, MAX_NUDGES_A_TICK);
+            let tick = if seen.connections == 0 { IDLE_TICK } else { TICK };
+            // accept() gives up after the read timeout, and a nudge must come before that.
+            next_tick = now + tick.min(core.options.read_timeout / 4).max(SHORTEST_TICK);
+            if !is_accepting(listening, own.port()) && !watchdog.retired.load(Ordering::Acquire) {
+                watchdog.ask_for_renewal("connections are no longer accepted");
+            }
+        } else if looks_now {
+            wake_at = wake_at.min(next_sweep);
+        }
+        // While nobody was connected the next tick may be far, and these may be stuck already.
+        if nudges > 0 {
+            next_tick = next_tick.min(now + TICK);
+        }
+        // Without a descriptor for a nudge there is none for the next client either, and tiny_http does not survive that.
+        if (0..nudges).any(|_| nudge(&own).is_none()) {
+            if !is_accepting(listening, own.port()) && !watchdog.retired.load(Ordering::Acquire) {
+                watchdog.ask_for_renewal("connections are no longer accepted");
+            }
+            wake_at = wake_at.min(Instant::now() + SOON);
+        }
+        std::thread::park_timeout(wake_at.min(next_tick).saturating_duration_since(Instant::now()));
     }
 }
 
-/// Whether a server at `address` answers within `patience`. Tries again as long as it does not.
-pub(crate) fn is_answered(address: &Address, patience: Duration) -> bool {
-    let until = Instant::now() + patience;
-    while Instant::now() < until {
-        if let Some(mut stream) = connect(address).and_then(|mut s| s.write_all(NO_REQUEST).ok().map(|()| s)) {
-            let retry_at = Instant::now() + TICK;
-            while Instant::now() < retry_at {
-                match stream.read(&mut [0; 64]) {
-                    Ok(0) => break,
-                    Ok(_) => return true,
-                    Err(e) if e.kind() != std::io::ErrorKind::WouldBlock => break,
-                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+/// Enforces the deadlines that have passed, and returns when the next one does, or `otherwise`.
+fn cut_the_late(core: &Core, otherwise: Instant) -> Instant {
+    let now = Instant::now();
+    let mut deadlines = unpoisoned(&core.watchdog.deadlines);
+    let late: Vec<_> = deadlines.pending.extract_if(.., |deadline| deadline.at <= now).collect();
+    let next = deadlines.pending.iter().map(|deadline| deadline.at).min().unwrap_or(otherwise);
+    drop(deadlines);
+    for Deadline { peer, socket, how, .. } in late {
+        if let Some(socket) = socket.or_else(|| core.sockets.find(&peer)) {
+            socket.shutdown(&peer, how);
+        }
+    }
+    next
+}
+
+/// Whether tiny_http's accept thread lives. It owns the listening socket, and closes it when it ends, however it ends. Then the
+/// descriptor is invalid, or another file has its number, perhaps even a connection of ours, which has a peer.
+fn is_accepting(listening: RawFd, port: u16) -> bool {
+    sockets::is_unconnected(listening) && sockets::is_on(listening, port)
+}
+
+/// What the sweeps have seen so far.
+struct Sweep {
+    /// The listening socket and its duplicates, which have no peer either.
+    listening: Vec<RawFd>,
+    seen: HashMap<RawFd, Seen>,
+    /// How long a connection may last without a request.
+    patience: Duration,
+}
+
+struct Seen {
+    /// `None` once the connection is dead.
+    peer: Option<SocketAddr>,
+    /// Since when it is as it is.
+    since: Instant,
+    state: Standing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Fine,
+    /// tiny_http should close it any moment.
+    Closing,
+    /// It should have, and has not.
+    Lost,
+}
+
+/// What a look around comes to.
+struct Census {
+    connections: usize,
+    lost: usize,
+}
+
+impl Sweep {
+    /// Before anyone is connected.
+    fn new(core: &Core) -> Sweep {
+        let listening = core.sockets.walk().filter(|(_, peer)| peer.is_none()).map(|(fd, _)| fd).collect();
+        Sweep { listening, seen: HashMap::new(), patience: 2 * core.options.read_timeout + TICK }
+    }
+
+    /// Looks at all descriptors, cuts who has been silent for too long, forgets who has gone, and counts who is lost.
+    fn look(&mut self, core: &Core, now: Instant) -> Census {
+        let mut before = std::mem::take(&mut self.seen);
+        for (fd, peer) in core.sockets.walk().filter(|(fd, _)| !self.listening.contains(fd)) {
+            let seen = match before.remove(&fd) {
+                Some(seen) if seen.peer == peer || peer.is_none() && seen.peer.is_some() => Seen { peer, ..seen },
+                _ => Seen { peer, since: now, state: Standing::Fine },
+            };
+            self.seen.insert(fd, self.judge(core, fd, seen, now));
+        }
+        let connected: std::collections::HashSet<_> = self.seen.values().filter_map(|seen| seen.peer).collect();
+        core.connections.sweep(|peer| connected.contains(peer), |peer, socket| socket.is_with(peer));
+        // tiny_http has two descriptors of each.
+        let lost = self.seen.values().filter(|seen| seen.state == Standing::Lost).count() / 2;
+        let undroppable = core.undroppable.load(Ordering::Relaxed);
+        Census { connections: self.seen.len() / 2, lost: lost.max(undroppable) }
+    }
+
+    fn judge(&self, core: &Core, fd: RawFd, mut seen: Seen, now: Instant) -> Seen {
+        let activity = seen.peer.map_or(Activity::Blocked, |peer| core.connections.activity(&peer));
+        let heard = match activity {
+            Activity::Busy => now,
+            Activity::Idle(heard) => heard,
+            Activity::Blocked | Activity::Unknown => seen.since,
+        };
+        if heard > seen.since {
+            return Seen { since: heard, state: Standing::Fine, ..seen };
+        }
+        let silent = now.duration_since(seen.since);
+        match seen.state {
+            Standing::Lost => {}
+            Standing::Closing => {
+                if silent >= TO_CLOSE {
+                    seen.state = Standing::Lost;
+                }
+            }
+            Standing::Fine => {
+                let is_over = silent >= TO_CLOSE && (activity == Activity::Blocked || sockets::has_ended(fd));
+                if is_over || silent >= self.patience {
+                    sockets::shutdown(fd, Shutdown::Both);
+                    seen = Seen { since: now, state: Standing::Closing, ..seen };
                 }
             }
         }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    false
-}
-
-/// A line that is no request: tiny_http answers it with 400 by itself, without a worker.
-const NO_REQUEST: &[u8] = b"?\r\n";
-
-/// Whether connections are read: tiny_http answers a line that is no request by itself, without a worker.
-#[derive(Default)]
-struct Liveness {
-    asked: Option<(Instant, Stream)>,
-    failures: u32,
-}
-
-impl Liveness {
-    fn is_dead(&mut self, address: &Address, now: Instant) -> bool {
-        let Some((at, stream)) = &mut self.asked else {
-            let asked = connect(address).and_then(|mut stream| stream.write_all(NO_REQUEST).ok().map(|()| stream));
-            self.asked = asked.map(|stream| (now, stream));
-            return false;
-        };
-        // The stream does not block; whatever comes is an answer.
-        if matches!(stream.read(&mut [0; 64]), Ok(n) if n > 0) {
-            *self = Liveness::default();
-        } else if now - *at >= LIVENESS_TIMEOUT {
-            self.asked = None;
-            self.failures += 1;
-        }
-        self.failures >= 2
+        seen
     }
 }
 
-trait ReadWrite: Read + Write + Send {}
-impl<T: Read + Write + Send> ReadWrite for T {}
-type Stream = Box<dyn ReadWrite>;
+/// A connection to ourselves, closed at once. `None` if there are no descriptors left, or nobody listens.
+fn nudge(own: &SocketAddr) -> Option<()> {
+    TcpStream::connect_timeout(&reachable(own), TICK).ok().map(drop)
+}
 
-/// A connection to ourselves that never blocks. `None` if there are no descriptors left, or nobody listens.
-fn connect(address: &Address) -> Option<Stream> {
-    match address {
-        Address::Tcp(address) => {
-            let mut address = *address;
-            match address.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-                IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-                _ => {}
-            }
-            let stream = TcpStream::connect_timeout(&address, TICK).ok()?;
-            stream.set_nonblocking(true).ok()?;
-            Some(Box::new(stream))
-        }
-        Address::Unix(path) => {
-            let stream = UnixStream::connect(path).ok()?;
-            stream.set_nonblocking(true).ok()?;
-            Some(Box::new(stream))
-        }
+fn reachable(own: &SocketAddr) -> SocketAddr {
+    let mut address = *own;
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
     }
+    address
+}
+
+/// A socket that can connect to `own` later, when there may be no descriptors left.
+pub(super) fn unconnected_socket(own: &SocketAddr) -> Option<OwnedFd> {
+    let family = if own.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()
+}
+
+/// Connects it, whoever accepts.
+pub(super) fn connect_socket(socket: &OwnedFd, own: &SocketAddr) {
+    let _ = socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(reachable(own)));
 }

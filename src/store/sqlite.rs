@@ -1,8 +1,8 @@
 //! The database: the only place that names rusqlite, and the only one that holds SQL.
 //!
-//! A [`Writer`] is one connection that changes things, a [`Readers`] a handful that only look. SQLite's write-ahead log lets
-//! both work at once, so a read never waits for a commit's fsync. Whoever shares a `Writer` puts it behind a mutex; see
-//! `commit.rs`, through which every write goes. Nothing here knows of HTTP or of threads.
+//! A [`Writer`] is one connection that changes things; the committer thread owns it. [`Readers`] are a handful that only look,
+//! from any thread. SQLite's write-ahead log lets both work at once, so a read never waits for a commit's fsync. Nothing here
+//! knows of HTTP or starts a thread. Every function returns what the database reports, sorted by what may be done next.
 //!
 //! If the power fails in a transaction, none of it is there afterwards; once [`Writer::transaction`] has returned `Ok`, all of
 //! it is (promise 1): `synchronous=FULL` syncs the log before a commit returns. After [`Error::Broken`] neither is certain,
@@ -13,6 +13,8 @@ mod file;
 mod list;
 mod read;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,14 +23,13 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Error;
-pub use change::{Claimed, Created, Ending, Outcome, Revived, Tx};
+pub(super) use change::Tx;
 use file::Identity;
 pub use file::Lock;
-pub use list::{Filter, Page};
-pub use read::{Counts, Look, Readers};
+pub(super) use read::Readers;
 
 /// How long a write waits for another program, such as the sqlite3 shell in the middle of a correction.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The writer's page cache. An order touches a few pages at random places of the indexes; read back from the kernel, each costs
 /// as much again as the insert.
@@ -45,7 +46,7 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 ///
 /// # Errors
 /// [`Error::Foreign`] or [`Error::TooNew`] with the file untouched; [`Error::Unusable`] when it cannot be opened or written.
-pub fn open(lock: &Lock, readers: usize) -> Result<(Writer, Readers), Error> {
+pub(super) fn open(lock: &Lock, readers: usize) -> Result<(Writer, Readers), Error> {
     let path = lock.database();
     file::inspect(path)?;
     let writer = Writer::open(path).map_err(|e| unusable(path, e))?;
@@ -62,7 +63,7 @@ fn unusable(path: &Path, e: Error) -> Error {
 }
 
 /// The connection that writes. Every change goes through [`Writer::transaction`].
-pub struct Writer {
+pub(super) struct Writer {
     connection: Connection,
     /// The database and its log, as they were when opened.
     files: [Identity; 2],
@@ -105,11 +106,11 @@ impl Writer {
     ///
     /// # Errors
     /// Whatever `change` returns, or what became of the commit.
-    pub fn transaction<T>(&mut self, change: impl FnOnce(&Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn transaction<T>(&mut self, change: impl FnOnce(&mut Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Dropped without a commit, a transaction rolls back.
-        let tx = Tx::within(&transaction);
-        let value = change(&tx)?;
+        let mut tx = Tx::within(&transaction);
+        let value = change(&mut tx)?;
         tx.write_counts()?;
         transaction.commit()?;
         // A database that was moved or deleted takes commits to the grave.

@@ -1,115 +1,51 @@
 //! What can be changed, within a transaction of the one writer.
 //!
 //! Every change of a status is guarded by the status that its [`Transition`] starts from, and the end of an attempt by that
-//! attempt's number too, so that a late or doubled step changes nothing.
+//! attempt's number too, so that a late or doubled step changes nothing. Runs on the committer thread. After an error the whole
+//! transaction is rolled back.
 //!
-//! The writer's connection runs no triggers: a [`Tx`] keeps `status_counts` itself, once a transaction. A trigger would cost each
-//! change a statement journal and an update or two; other programs have the triggers.
+//! The writer's connection runs no triggers: a [`Tx`] sums up what its changes do to `status_counts` and writes that once, before
+//! the commit. A trigger would cost each change a statement journal and an update or two; other programs have the triggers.
 
-use std::cell::Cell;
+use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Look, items_from_text};
+use super::items_from_text;
+use super::read::View;
 use crate::error::Error;
-use crate::order::{Amount, NewOrder, Order, OrderId, Status, Transition};
-
-/// What became of a [`Tx::create`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Created {
-    /// The order is new, and stored with this transaction.
-    New,
-    /// The same order is already there: the client has tried again.
-    Replayed,
-    /// Another order has this id.
-    Conflict,
-}
-
-/// What became of a [`Tx::revive`].
-#[derive(Debug, Clone, PartialEq)]
-pub enum Revived {
-    /// The order had failed and is `Pending` with this transaction, as it stands here: the processor may take it up at any time.
-    Pending(Box<Order>),
-    /// It has not failed, so there is nothing to try again.
-    NotFailed,
-    /// There is no such order.
-    Unknown,
-}
-
-/// An order that the processor has taken up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Claimed {
-    /// Its place in the order of arrival.
-    pub seq: i64,
-    /// Which attempt this is, from 1.
-    pub attempt: u32,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ending {
-    /// The attempt.
-    pub order: Claimed,
-    /// What came of it.
-    pub outcome: Outcome,
-}
-
-/// What came of an attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The order is done.
-    Completed,
-    /// It is to be tried again, not before a time in milliseconds since 1970.
-    Retry {
-        /// That time.
-        at_ms: i64,
-        /// What went wrong.
-        error: String,
-    },
-    /// It is given up.
-    Failed {
-        /// What went wrong.
-        error: String,
-    },
-}
+use crate::order::{Amount, NewOrder, OrderId, Status, Transition};
+use crate::store::write::{Claimed, Created, Ending, Outcome, Revived};
 
 /// The changes that can be made within one transaction.
-pub struct Tx<'a> {
+pub(in crate::store) struct Tx<'a> {
     connection: &'a Connection,
-    counted: Tally,
+    counted: Counted,
 }
 
 impl<'a> Tx<'a> {
     pub(super) fn within(transaction: &'a Connection) -> Tx<'a> {
-        Tx { connection: transaction, counted: Tally::default() }
+        Tx { connection: transaction, counted: Counted::default() }
     }
 
-    /// A look at the orders as this transaction has left them so far.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn look(&self) -> Result<Look<'_>, Error> {
-        self.write_counts()?;
-        Ok(Look(self.connection))
-    }
-
-    /// Writes down what the changes so far have done to the counts. Before that, the counts lag behind the orders.
-    pub(super) fn write_counts(&self) -> Result<(), Error> {
-        for (status, orders, processing_ms) in self.counted.take() {
-            self.connection
-                .prepare_cached(
-                    "UPDATE status_counts SET orders = orders + ?2, processing_ms = processing_ms + ?3 WHERE status = ?1",
-                )?
-                .execute(params![status.as_str(), orders, processing_ms])?;
+    /// Writes down what the changes have done to the counts, which lag behind the orders until then.
+    pub(super) fn write_counts(self) -> Result<(), Error> {
+        for status in Status::ALL {
+            let orders = self.counted.orders[status as usize];
+            let processing_ms = if status == Status::Completed { self.counted.processing_ms } else { 0 };
+            if (orders, processing_ms) != (0, 0) {
+                self.connection
+                    .prepare_cached(
+                        "UPDATE status_counts SET orders = orders + ?2, processing_ms = processing_ms + ?3 WHERE status = ?1",
+                    )?
+                    .execute(params![status.as_str(), orders, processing_ms])?;
+            }
         }
         Ok(())
     }
 
     /// Stores `order` as `Pending`, unless its id is taken.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn create(&self, order: &NewOrder, now_ms: i64) -> Result<Created, Error> {
+    pub(in crate::store) fn create(&mut self, order: &NewOrder, now_ms: i64) -> Result<Created, Error> {
         let inserted = self
             .connection
             .prepare_cached(
@@ -124,7 +60,7 @@ impl<'a> Tx<'a> {
                 now_ms
             ])?;
         if inserted == 1 {
-            self.counted.add(Status::Pending, 1);
+            self.counted.created();
             return Ok(Created::New);
         }
         let same = self
@@ -140,10 +76,7 @@ impl<'a> Tx<'a> {
 
     /// Takes up to `limit` pending orders for processing, and counts the attempt: first those whose time to be tried again has
     /// come, then the others in the order of arrival.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn claim(&self, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
+    pub(in crate::store) fn claim(&mut self, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
         let mut claimed = self.claim_where("retry_at > 0 AND retry_at <= ?2 ORDER BY retry_at", limit, now_ms)?;
         if claimed.len() < limit {
             let mut fresh = self.claim_where("retry_at = 0 ORDER BY seq", limit - claimed.len(), now_ms)?;
@@ -154,7 +87,7 @@ impl<'a> Tx<'a> {
         Ok(claimed)
     }
 
-    fn claim_where(&self, which: &str, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
+    fn claim_where(&mut self, which: &str, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
         let (from, to) = Transition::Claim.ends();
         let claimed: Vec<_> = self
             .connection
@@ -172,10 +105,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Records how an attempt ended. Returns false, and changes nothing, if the order is no longer in that attempt.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn end(&self, ending: &Ending, now_ms: i64) -> Result<bool, Error> {
+    pub(in crate::store) fn end(&mut self, ending: &Ending, now_ms: i64) -> Result<bool, Error> {
         let Claimed { seq, attempt } = ending.order;
         let guard = "WHERE seq = ?1 AND attempts = ?2 AND status = ?3";
         let step = match ending.outcome {
@@ -194,7 +124,8 @@ impl<'a> Tx<'a> {
                     .query_row(params![seq, attempt, from], |row| row.get(0))
                     .optional()?;
                 let Some(created_at) = created_at else { return Ok(false) };
-                self.counted.add_processing_ms(to_processing_ms(created_at, now_ms));
+                let took = to_processing_ms(created_at, now_ms);
+                self.counted.processing_ms = self.counted.processing_ms.saturating_add(took);
                 self.connection
                     .prepare_cached("UPDATE orders SET status = ?2, completed_at = ?3 WHERE seq = ?1")?
                     .execute(params![seq, to, now_ms])?
@@ -212,30 +143,47 @@ impl<'a> Tx<'a> {
         Ok(changed == 1)
     }
 
-    /// Puts every order in `Processing` back to `Pending` and says how many. For a start and a stop, when nobody processes them.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn requeue_interrupted(&self) -> Result<usize, Error> {
+    /// Takes a claim back, as if it had never been made. Changes nothing if the order is no longer in that attempt.
+    pub(in crate::store) fn put_back(&mut self, Claimed { seq, attempt }: Claimed) -> Result<(), Error> {
         let (from, to) = Transition::Requeue.ends();
-        let sql = format!("UPDATE orders SET status = '{}' WHERE status = '{}'", to.as_str(), from.as_str());
-        let requeued = self.connection.execute(&sql, [])?;
-        self.counted.step(Transition::Requeue, requeued);
-        Ok(requeued)
+        let changed = self
+            .connection
+            .prepare_cached(
+                "UPDATE orders SET status = ?4, attempts = attempts - 1, started_at = iif(attempts = 1, NULL, started_at)
+                 WHERE seq = ?1 AND attempts = ?2 AND status = ?3",
+            )?
+            .execute(params![seq, attempt, from.as_str(), to.as_str()])?;
+        self.counted.step(Transition::Requeue, changed);
+        Ok(())
+    }
+
+    /// Puts every order in `Processing` that is none of `own` back to `Pending` and says how many. Their attempt stays counted.
+    pub(in crate::store) fn requeue_others(&mut self, own: &HashSet<Claimed>) -> Result<usize, Error> {
+        let (from, to) = Transition::Requeue.ends();
+        let others: Vec<i64> = self
+            .connection
+            .prepare_cached("SELECT seq, attempts FROM orders WHERE status = ?1")?
+            .query_map([from.as_str()], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?
+            .filter(|row| !row.as_ref().is_ok_and(|&(seq, attempts)| is_among(own, seq, attempts)))
+            .map(|row| row.map(|(seq, _)| seq))
+            .collect::<Result<_, _>>()?;
+        let mut requeue = self.connection.prepare_cached("UPDATE orders SET status = ?2 WHERE seq = ?1")?;
+        for seq in &others {
+            requeue.execute(params![seq, to.as_str()])?;
+        }
+        self.counted.step(Transition::Requeue, others.len());
+        Ok(others.len())
     }
 
     /// Has a failed order tried again, at once. Its attempts are counted on.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn revive(&self, id: &OrderId) -> Result<Revived, Error> {
+    pub(in crate::store) fn revive(&mut self, id: &OrderId) -> Result<Revived, Error> {
         let (from, to) = Transition::Revive.ends();
         let changed = self
             .connection
             .prepare_cached("UPDATE orders SET status = ?3, retry_at = 0 WHERE order_id = ?1 AND status = ?2")?
             .execute(params![id.as_str(), from.as_str(), to.as_str()])?;
         self.counted.step(Transition::Revive, changed);
-        Ok(match Look(self.connection).order(id)? {
+        Ok(match View(self.connection).order(id)? {
             Some(order) if changed == 1 => Revived::Pending(Box::new(order)),
             Some(_) => Revived::NotFailed,
             None => Revived::Unknown,
@@ -243,10 +191,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Writes something of no meaning, to learn whether the disk takes it.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn probe(&self, now_ms: i64) -> Result<(), Error> {
+    pub(in crate::store) fn probe(&mut self, now_ms: i64) -> Result<(), Error> {
         self.connection.prepare_cached("UPDATE probe SET written_at = max(written_at + 1, ?1)")?.execute([now_ms])?;
         Ok(())
     }
@@ -257,38 +202,27 @@ fn to_processing_ms(created_at: i64, completed_at: i64) -> i64 {
     completed_at.saturating_sub(created_at).max(0)
 }
 
-/// What the changes of a transaction have done to `status_counts`: written once, where a trigger would write for every order.
-#[derive(Default)]
-struct Tally {
-    orders: [Cell<i64>; Status::ALL.len()],
-    processing_ms: Cell<i64>,
+/// Whether an order is in an attempt that is one of `own`, whatever someone has made of its number of attempts.
+fn is_among(own: &HashSet<Claimed>, seq: i64, attempts: i64) -> bool {
+    u32::try_from(attempts).is_ok_and(|attempt| own.contains(&Claimed { seq, attempt }))
 }
 
-impl Tally {
-    fn add(&self, status: Status, orders: i64) {
-        let count = &self.orders[status as usize];
-        count.set(count.get() + orders);
+/// What the changes of a transaction have done to `status_counts`.
+#[derive(Default)]
+struct Counted {
+    orders: [i64; Status::ALL.len()],
+    processing_ms: i64,
+}
+
+impl Counted {
+    fn created(&mut self) {
+        self.orders[Status::Pending as usize] += 1;
     }
 
-    fn step(&self, step: Transition, orders: usize) {
+    fn step(&mut self, step: Transition, orders: usize) {
         let (from, to) = step.ends();
-        self.add(from, -(orders as i64));
-        self.add(to, orders as i64);
-    }
-
-    fn add_processing_ms(&self, ms: i64) {
-        self.processing_ms.set(self.processing_ms.get().saturating_add(ms));
-    }
-
-    /// What is not yet written, of each status that it concerns: orders, and milliseconds of processing.
-    fn take(&self) -> impl Iterator<Item = (Status, i64, i64)> {
-        Status::ALL
-            .into_iter()
-            .map(|status| {
-                let processing_ms = if status == Status::Completed { self.processing_ms.take() } else { 0 };
-                (status, self.orders[status as usize].take(), processing_ms)
-            })
-            .filter(|(_, orders, processing_ms)| (*orders, *processing_ms) != (0, 0))
+        self.orders[from as usize] -= orders as i64;
+        self.orders[to as usize] += orders as i64;
     }
 }
 

@@ -1,33 +1,18 @@
 //! Pages of orders, newest first, each read from the indexes that hold just what was asked for.
 //!
-//! A page is found in two steps: the places of its orders from one or more partial indexes, merged, and then the records. So its
-//! cost is that of the page, whatever the number of orders, and it stays right while new orders arrive: a cursor is a place in
-//! the order of arrival.
+//! A page is found in two steps: the places of its orders from one or more partial indexes, merged, and then the records, one by
+//! one, until there are enough or they are too long. So its cost is that of the page, whatever the number of orders, and it stays
+//! right while new orders arrive: a cursor is a place in the order of arrival. Runs on the thread that asks. A page is one
+//! snapshot: it is all of one moment, or an error.
+
+use std::io;
 
 use rusqlite::{Connection, ToSql};
 
-use super::Look;
-use super::read::by_seq;
+use super::read::{View, by_seq};
 use crate::error::Error;
 use crate::order::{Order, Status};
-
-/// Which orders to list.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Those in this status alone.
-    pub status: Option<Status>,
-    /// Those of this user alone.
-    pub user_id: Option<String>,
-}
-
-/// A page of orders.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Page {
-    /// The orders, newest first.
-    pub orders: Vec<Order>,
-    /// Where the next page begins, if there are more.
-    pub next: Option<i64>,
-}
+use crate::store::{Filter, Page};
 
 /// An index, and the condition under which an order is in it: SQLite takes a partial index only if the query repeats that.
 struct Source(&'static str, &'static str);
@@ -76,30 +61,59 @@ impl Filter {
     }
 }
 
-impl Look<'_> {
-    /// Up to `limit` orders that arrived before the place `before`, newest first.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn page(&self, filter: &Filter, before: Option<i64>, limit: usize) -> Result<Page, Error> {
-        // One snapshot, so that an order that changes meanwhile is neither missed nor shown twice. A look of the writer's is in a
-        // transaction already.
-        let snapshot = if self.0.is_autocommit() { Some(self.0.unchecked_transaction()?) } else { None };
-        let mut places = places(self.0, filter, before.unwrap_or(i64::MAX), limit + 1)?;
-        let has_more = places.len() > limit;
-        places.truncate(limit);
-        let next = places.last().copied().filter(|_| has_more);
-        let orders = places.into_iter().filter_map(|seq| by_seq(self.0, seq).transpose()).collect::<Result<_, _>>()?;
-        drop(snapshot);
-        Ok(Page { orders, next })
+impl View<'_> {
+    /// Up to `limit` orders that arrived before the place `before`, newest first, whose records take up to `max_bytes` as JSON, but
+    /// at least one.
+    pub(in crate::store) fn page(
+        &self,
+        filter: &Filter,
+        before: Option<i64>,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Page, Error> {
+        // One snapshot, so that an order that changes meanwhile is neither missed nor shown twice. Ends when it is dropped.
+        let _snapshot = self.0.unchecked_transaction()?;
+        let places = places(self.0, filter, before.unwrap_or(i64::MAX), limit.saturating_add(1))?;
+        let mut page = Page { orders: Vec::new(), next: None };
+        let (mut last, mut bytes) = (None, 0);
+        for seq in places {
+            let order = if page.orders.len() < limit { by_seq(self.0, seq)? } else { None };
+            bytes += order.as_ref().map_or(0, json_bytes);
+            match order {
+                Some(order) if bytes <= max_bytes || page.orders.is_empty() => page.orders.push(order),
+                _ => {
+                    page.next = last;
+                    break;
+                }
+            }
+            last = Some(seq);
+        }
+        Ok(page)
     }
+}
+
+/// How long the record is as JSON.
+fn json_bytes(order: &Order) -> usize {
+    struct Counter(usize);
+    impl io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    serde_json::to_writer(&mut counter, order).expect("a record always has a JSON form");
+    counter.0
 }
 
 fn places(connection: &Connection, filter: &Filter, before: i64, limit: usize) -> rusqlite::Result<Vec<i64>> {
     let limit_parameter = limit as i64;
     let mut parameters: Vec<&dyn ToSql> = vec![&before, &limit_parameter];
     parameters.extend(filter.user_id.as_ref().map(|user| user as &dyn ToSql));
-    let mut places: Vec<i64> = Vec::with_capacity(limit);
+    let mut places: Vec<i64> = Vec::new();
     for query in filter.queries() {
         let mut statement = connection.prepare_cached(&query)?;
         for place in statement.query_map(parameters.as_slice(), |row| row.get(0))? {

@@ -1,70 +1,49 @@
-//! What can be read: by any thread from its own connection, or by the writer in the middle of a transaction.
+//! What can be read: by any thread, from whichever read connection is free, or by the writer in the middle of a transaction.
 //!
-//! Readers see what was last committed and never wait for a commit's fsync. A [`Look`] into a transaction sees what that one has
-//! changed so far.
+//! Readers see what was last committed and never wait for a commit's fsync; only when more threads read than there are
+//! connections does one wait for another. A [`View`] of a transaction sees what that one has changed so far. Nothing here changes
+//! anything: a reader's connection is forbidden to.
 
 use std::sync::Mutex;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{Claimed, items_from_text};
+use super::items_from_text;
 use crate::error::Error;
 use crate::order::{Amount, Order, OrderId, Status, Timestamp};
 use crate::os::sync::{try_unpoisoned, unpoisoned};
+use crate::store::Counts;
+use crate::store::write::Claimed;
 
-/// How many orders there are in each status, and how long the completed ones took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Orders in `Pending`.
-    pub pending: u64,
-    /// Orders in `Processing`.
-    pub processing: u64,
-    /// Orders in `Completed`.
-    pub completed: u64,
-    /// Orders in `Failed`.
-    pub failed: u64,
-    /// Milliseconds from creation to completion, summed over completed orders.
-    pub processing_ms: u64,
-}
-
-/// The connections that read. Any thread may look; each look takes whichever connection is free.
-pub struct Readers(Vec<Mutex<Connection>>);
+/// The connections that read. Any thread may ask for a view; each takes whichever connection is free.
+pub(in crate::store) struct Readers(Vec<Mutex<Connection>>);
 
 impl Readers {
     pub(super) fn new(connections: Vec<Connection>) -> Readers {
         Readers(connections.into_iter().map(Mutex::new).collect())
     }
 
-    /// Looks at what was last committed.
-    ///
-    /// # Errors
-    /// Whatever `read` returns.
-    pub fn look<T>(&self, read: impl FnOnce(Look<'_>) -> Result<T, Error>) -> Result<T, Error> {
+    /// Reads what was last committed.
+    pub(in crate::store) fn view<T>(&self, read: impl FnOnce(View<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let free = self.0.iter().find_map(try_unpoisoned);
         let guard = free.unwrap_or_else(|| unpoisoned(&self.0[0]));
-        read(Look(&guard))
+        read(View(&guard))
     }
 }
 
-/// A look at the orders.
+/// A view of the orders.
 #[derive(Clone, Copy)]
-pub struct Look<'a>(pub(super) &'a Connection);
+pub(in crate::store) struct View<'a>(pub(super) &'a Connection);
 
-impl Look<'_> {
+impl View<'_> {
     /// The status of an order, or `None` if there is none of that id.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
+    pub(in crate::store) fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
         let mut statement = self.0.prepare_cached("SELECT status FROM orders WHERE order_id = ?1")?;
         Ok(statement.query_row([id.as_str()], status_of).optional()?)
     }
 
     /// The counts that `/metrics` reports; read, not counted, so their cost does not depend on the number of orders.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn counts(&self) -> Result<Counts, Error> {
+    pub(in crate::store) fn counts(&self) -> Result<Counts, Error> {
         let mut statement = self.0.prepare_cached("SELECT status, orders, processing_ms FROM status_counts")?;
         let mut rows = statement.query([])?;
         let mut counts = Counts::default();
@@ -83,10 +62,7 @@ impl Look<'_> {
 
     /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if
     /// there is none at all.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
+    pub(in crate::store) fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
         Ok(self
             .0
             .prepare_cached(
@@ -97,19 +73,13 @@ impl Look<'_> {
     }
 
     /// The whole record of an order, or `None` if there is none of that id.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
+    pub(in crate::store) fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
         let mut statement = self.0.prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE order_id = ?1"))?;
         Ok(statement.query_row([id.as_str()], order_of).optional()?)
     }
 
     /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
-    ///
-    /// # Errors
-    /// What the database reports.
-    pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
+    pub(in crate::store) fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
         Ok(by_seq(self.0, claimed.seq)?)
     }
 }

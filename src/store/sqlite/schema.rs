@@ -22,10 +22,10 @@ const MIGRATIONS: [&str; 1] = [V1];
 ///
 /// The indexes are partial, one for each thing that is ever asked, so that an order costs few of them at a time: the processor
 /// claims from `orders_fresh` and `orders_due`, a start requeues from `orders_processing`, and each page of a listing is read
-/// from those whose union it is (`store/list.rs`). So nothing depends on how many orders are finished.
+/// from those whose union it is (`list.rs`). So nothing depends on how many orders are finished.
 ///
 /// `/metrics` reads `status_counts`, which the triggers keep when another program changes a row, such as the sqlite3 shell. Our own
-/// writer keeps it without them (`store/change.rs`).
+/// writer keeps it without them (`change.rs`).
 const V1: &str = "
 CREATE TABLE orders (
   seq          INTEGER PRIMARY KEY,

@@ -1,0 +1,1 @@
+//! The processor by its surface.
