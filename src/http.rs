@@ -89,6 +89,9 @@ pub trait Handler: Send + Sync + 'static {
     /// later and by any thread.
     fn handle(&self, route: Self::Route, request: Request);
 
+    /// Called before a worker takes requests, by one worker at a time. May wait a moment, so that more come together.
+    fn gather(&self) {}
+
     /// Words the refusal of a request that never reached [`handle`](Self::handle), or was not answered there.
     fn refuse(&self, why: Refused) -> Reply;
 }

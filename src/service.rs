@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -23,6 +23,12 @@ use crate::store::{Created, Revived, Store};
 /// How long a page may wait until earlier ones have been read by their clients.
 const PAGE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a commit may keep workers from taking requests, while all that come are writes: they could but join the next commit, and
+/// to wake a thread for each costs more than to handle it. A read that comes meanwhile waits for as long.
+const REST: Duration = Duration::from_millis(2);
+/// So many writes in a row say that there are next to no reads.
+const MANY_WRITES: usize = 256;
+
 /// What the routes need.
 pub struct Service {
     store: Arc<Store>,
@@ -30,6 +36,7 @@ pub struct Service {
     processor_alive: Arc<AtomicBool>,
     hosts: Hosts,
     pages: Sender<(Request, Query)>,
+    writes_in_a_row: AtomicUsize,
 }
 
 impl Service {
@@ -47,7 +54,7 @@ impl Service {
         let from = store.clone();
         let thread = std::thread::Builder::new().name("pages".into());
         thread.spawn(move || make_pages(&from, &asked_for)).map_err(Error::Thread)?;
-        Ok(Service { store, notifier, processor_alive, hosts, pages })
+        Ok(Service { store, notifier, processor_alive, hosts, pages, writes_in_a_row: AtomicUsize::new(0) })
     }
 
     fn create(&self, request: Request) {
@@ -117,6 +124,11 @@ impl Handler for Service {
     }
 
     fn handle(&self, route: Route, request: Request) {
+        if route == Route::CreateOrder {
+            self.writes_in_a_row.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.writes_in_a_row.store(0, Ordering::Relaxed);
+        }
         let read = match route {
             Route::CreateOrder => return self.create(request),
             Route::Retry(id) => return self.retry(id, request),
@@ -131,6 +143,12 @@ impl Handler for Service {
             Route::Metrics => self.store.counts().map(|counts| metrics::json(&counts)),
         };
         request.answer(read.unwrap_or_else(unreadable));
+    }
+
+    fn gather(&self) {
+        if self.writes_in_a_row.load(Ordering::Relaxed) >= MANY_WRITES {
+            self.store.rest(REST);
+        }
     }
 
     fn refuse(&self, why: Refused) -> Reply {

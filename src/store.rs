@@ -1,9 +1,9 @@
 //! Where orders are kept: changes go in, each comes back as its own typed answer once it is on disk; and a few reads.
 //!
 //! [`Store`] is all that the rest of the program sees. No SQL, no connection and no type of the database shows through it.
-//! Changes that arrive together share one transaction and one fsync, all or nothing (`store/commit.rs`). The call that asks for
-//! a change returns at once; its `done` runs on the committer thread, after the commit. Reads run on the thread that asks, see what was last
-//! committed, and never wait for a commit.
+//! Changes that arrive together share one transaction and one fsync, all or nothing (`store/commit.rs`). The call that asks for a
+//! change returns at once; its `done` runs on the committer thread, after the commit. Reads run on the thread that asks, see what
+//! was last committed, and never wait for a commit.
 //!
 //! When a commit fails, every change in it is refused and nothing of it is stored (promise 3). After [`Error::Broken`] nothing
 //! is known for sure: every later change is refused without touching the database, and the process must end. Every function
@@ -17,6 +17,7 @@ mod write;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::order::{NewOrder, Order, OrderId, Status};
@@ -182,6 +183,11 @@ impl Store {
     /// As said above.
     pub fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
         self.readers.view(|view| view.next_claim_ms())
+    }
+
+    /// Waits while a commit is under way, but not longer than `at_most`: more changes then come together, and share the next one.
+    pub fn rest(&self, at_most: Duration) {
+        self.committer.rest(at_most);
     }
 
     /// Commits what has been asked for and ends the committer thread. Changes that come later are refused; reads go on. Waits a

@@ -17,34 +17,48 @@ use super::head::{Framing, Shape};
 use super::{Core, Handler, Open, Refused, Request, Turn, body, is_undroppable};
 use crate::os::sync::unpoisoned;
 
+/// The most requests taken at once, so that those that keep coming do not put off those that came.
+const MAX_TAKEN: usize = 64;
+
 /// Handles requests until the server stops.
 pub(super) fn run<H: Handler>(core: &Arc<Core>, handler: &Arc<H>) {
-    while let Some((peer, request)) = core.take() {
-        let turn = Turn { core: core.clone(), peer };
-        // The panic hook has logged it. Whatever was on the way is dropped, and so answered.
-        let _ = catch_unwind(AssertUnwindSafe(|| begin(handler, request, turn)));
+    let mut taken = Vec::new();
+    while core.take(&**handler, &mut taken) {
+        for (peer, request) in taken.drain(..) {
+            let turn = Turn { core: core.clone(), peer };
+            // The panic hook has logged it. Whatever was on the way is dropped, and so answered.
+            let _ = catch_unwind(AssertUnwindSafe(|| begin(handler, request, turn)));
+        }
     }
 }
 
 impl Core {
-    /// Waits for a request that has the turn of its connection. `None` when the server stops.
-    fn take(&self) -> Option<(SocketAddr, tiny_http::Request)> {
+    /// Waits for a request that has the turn of its connection, and takes those that have come with it: writes, which can share a
+    /// commit, up to the first that is none. Returns false when the server stops.
+    fn take<H: Handler>(&self, handler: &H, taken: &mut Vec<(SocketAddr, tiny_http::Request)>) -> bool {
         let _intake = unpoisoned(&self.intake);
+        handler.gather();
         loop {
-            match self.tiny.recv() {
-                Ok(request) => {
-                    if let Some(taken) = self.arrive(request) {
-                        return Some(taken);
-                    }
-                }
+            let next = if taken.is_empty() { self.tiny.recv().map(Some) } else { self.tiny.try_recv() };
+            let arrived = match next {
+                Ok(Some(request)) => self.arrive(request),
                 // The accept thread has ended, and this is what of.
-                Err(e) if e.raw_os_error().is_some() => self.watchdog.accepting_ended(&e),
-                // Woken, for a request whose turn has come or for the end, behind all that had arrived.
-                Err(_) => {
-                    let ready = unpoisoned(&self.ready).pop();
-                    if ready.is_some() || self.stopping.load(Ordering::Acquire) {
-                        return ready;
-                    }
+                Err(e) if e.raw_os_error().is_some() => {
+                    self.watchdog.accepting_ended(&e);
+                    None
+                }
+                // Woken, for a request whose turn has come or for the end, behind all that had arrived; or nothing more is there.
+                Ok(None) | Err(_) => match unpoisoned(&self.ready).pop() {
+                    None if !taken.is_empty() => return true,
+                    None if self.stopping.load(Ordering::Acquire) => return false,
+                    ready => ready,
+                },
+            };
+            if let Some((peer, request)) = arrived {
+                let is_write = *request.method() == tiny_http::Method::Post;
+                taken.push((peer, request));
+                if !is_write || taken.len() == MAX_TAKEN {
+                    return true;
                 }
             }
         }

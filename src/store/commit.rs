@@ -67,6 +67,11 @@ impl Committer {
         }
     }
 
+    /// Waits while a commit is under way, but not longer than `at_most`.
+    pub(super) fn rest(&self, at_most: Duration) {
+        self.queue.rest(at_most);
+    }
+
     /// Has what is queued committed, and waits for the end of the thread.
     pub(super) fn close(&self) {
         self.queue.close();

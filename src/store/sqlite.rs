@@ -1,7 +1,7 @@
 //! The database: the only place that names rusqlite, and the only one that holds SQL.
 //!
-//! A [`Writer`] is one connection that changes things; the committer thread owns it. [`Readers`] are a handful that only look,
-//! from any thread. SQLite's write-ahead log lets both work at once, so a read never waits for a commit's fsync. Nothing here
+//! A [`Writer`] is one connection that changes things; the committer thread owns it. [`Readers`] are a handful that only read,
+//! on any thread. SQLite's write-ahead log lets both work at once, so a read never waits for a commit's fsync. Nothing here
 //! knows of HTTP or starts a thread. Every function returns what the database reports, sorted by what may be done next.
 //!
 //! If the power fails in a transaction, none of it is there afterwards; once [`Writer::transaction`] has returned `Ok`, all of

@@ -18,6 +18,8 @@ const DEFER: Duration = Duration::from_millis(5);
 pub(super) struct Queue {
     state: Mutex<State>,
     pushed: Condvar,
+    /// Told when a batch has been committed and finished.
+    finished: Condvar,
 }
 
 #[derive(Default)]
@@ -29,6 +31,8 @@ struct State {
     flush_at: Option<Instant>,
     /// Whether the committer waits to be woken.
     asleep: bool,
+    /// How many batches have been taken.
+    batches: u64,
     closed: bool,
 }
 
@@ -73,9 +77,19 @@ impl Queue {
         }
     }
 
+    /// Waits while a batch is being committed and finished, but not longer than `at_most`.
+    pub(super) fn rest(&self, at_most: Duration) {
+        let state = unpoisoned(&self.state);
+        let batch = state.batches;
+        // What ended the wait makes no difference.
+        let _ = self.finished.wait_timeout_while(state, at_most, |state| !state.asleep && state.batches == batch);
+    }
+
     /// Waits until there is something to commit and takes it, up to `most` changes. `None` once the queue is closed and empty.
     pub(super) fn take(&self, most: usize) -> Option<Vec<Write>> {
         let mut state = unpoisoned(&self.state);
+        state.batches += 1;
+        self.finished.notify_all();
         loop {
             if state.urgent || state.closed {
                 break;
