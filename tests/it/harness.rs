@@ -1,20 +1,40 @@
-//! What the tests share: folders, orders, a server in this process with a clock that the test turns, the binary as a process.
+//! What the tests share: folders, deadlines, rows of the database, and all that one asks of anything that serves.
 //!
-//! Everything cleans up behind itself when it is dropped, also when a test fails.
+//! Its rooms: `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
+//! pipelines of all kinds, `local` a server in this process, `process` the binary as a process, `worker` the process that serves,
+//! `load` well-behaved clients, `readers` slow ones, `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped, also when a test fails.
 
 mod client;
+mod conversation;
+mod load;
+mod local;
 mod process;
+mod readers;
+mod requests;
+mod slow;
+mod sockets;
+mod worker;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use orderd::{Address, Clock, Config, Listen, Server};
+use orderd::Address;
 
 pub use client::{Answer, Client};
+pub use conversation::Conversation;
+pub use load::{Report, beside};
+pub use local::Local;
 pub use process::{Ended, Process, in_clean_environment, is_running, orderd, signal};
+pub use readers::{SlowReaders, Wanted};
+pub use requests::{
+    CHUNKED, CONTINUE, HOST, JSON, badly_framed, chunks, created, get, head, ids, in_status, largest_order, length_of,
+    long_order, old, order, post, post_in_chunks, request, with,
+};
+pub use slow::{is_slow_run, left_out, quick_or_slow};
+pub use sockets::{connect_from, connect_with_small_buffer, enough_descriptors, host, raw, resets_when_closed, tcp_address};
+pub use worker::{Worker, most_memory_during};
 
 /// The time to wait for what should come soon: far more than any machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -80,46 +100,6 @@ impl Drop for Folder {
     }
 }
 
-/// The body of an order that differs from others in its id alone. `id` is put into JSON as it is.
-pub fn order(id: &str) -> String {
-    format!(r#"{{"order_id":"{id}","user_id":"user1","item_ids":["item1","item2"],"total_amount":100.0}}"#)
-}
-
-/// The ids `o-0`, `o-1`, …
-pub fn ids(numbers: std::ops::Range<usize>) -> impl Iterator<Item = String> {
-    numbers.map(|n| format!("o-{n}"))
-}
-
-/// The answer to its creation.
-pub fn created(id: &str) -> String {
-    format!(r#"{{"message":"Order created","order_id":"{id}"}}"#)
-}
-
-/// The answer to `GET /order/{id}`.
-pub fn in_status(id: &str, status: &str) -> String {
-    format!(r#"{{"order_id":"{id}","status":"{status}"}}"#)
-}
-
-/// A `GET` request.
-pub fn get(path: &str) -> String {
-    request("GET", path, &[], "")
-}
-
-/// A `POST /order` request with this body, said to be JSON.
-pub fn post(body: impl AsRef<[u8]>) -> Vec<u8> {
-    let body = body.as_ref();
-    let length = format!("Content-Length: {}", body.len());
-    let mut bytes = request("POST", "/order", &["Content-Type: application/json", &length], "").into_bytes();
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-/// Any HTTP/1.1 request. A length is the caller's to say.
-pub fn request(method: &str, path: &str, headers: &[&str], body: &str) -> String {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    format!("{method} {path} HTTP/1.1\r\nHost: orderd\r\n{headers}\r\n{body}")
-}
-
 /// A row of the database, as the sqlite3 shell would show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -156,6 +136,18 @@ pub fn connection(path: &Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.busy_timeout(PATIENCE).unwrap();
     connection
+}
+
+/// Puts completed orders of the largest kind into the database, as another program might: `big-0`, `big-1`, …, with so many
+/// items of 255 characters, each of which JSON escapes.
+pub fn put_large_orders(path: &Path, orders: usize, items: usize) {
+    let items = format!("[{}]", vec![format!("\"{}\"", "\\\"".repeat(255)); items].join(","));
+    let mut connection = connection(path);
+    let transaction = connection.transaction().unwrap();
+    let columns = "order_id, user_id, item_ids, total_amount, status, created_at, completed_at";
+    let sql = format!("INSERT INTO orders ({columns}) VALUES ('big-' || ?1, 'user1', ?2, '1', 'Completed', 1000, 1000)");
+    (0..orders).for_each(|n| _ = transaction.execute(&sql, (n as i64, &items)).unwrap());
+    transaction.commit().unwrap();
 }
 
 /// What `/metrics` says.
@@ -257,90 +249,5 @@ pub trait Serving {
     fn wait_until_completed(&self, orders: u64) {
         let done = comes_true(2 * PATIENCE, || self.metrics().all_completed(orders));
         assert!(done, "{orders} orders should be completed: {:?}", self.metrics());
-    }
-}
-
-/// A server in this process, on a free port, with a folder of its own and a clock that stands at [`T0`] until it is turned.
-pub struct Local {
-    server: Option<Server>,
-    address: Address,
-    config: Config,
-    folder: Arc<Folder>,
-}
-
-impl Local {
-    /// Starts one that processes nothing, so that orders stay `Pending`.
-    pub fn idle() -> Local {
-        Local::start(|config| config.concurrency = Some(0))
-    }
-
-    /// Starts one, set up as `change` wants it.
-    pub fn start(change: impl FnOnce(&mut Config)) -> Local {
-        let folder = Arc::new(Folder::new());
-        let mut config = Config::default();
-        config.listen = Listen::Tcp("127.0.0.1:0".into());
-        config.db = folder.file("orders.db");
-        config.clock = Clock::manual(T0);
-        change(&mut config);
-        Local::start_in(folder, config)
-    }
-
-    /// Stops it, and starts another on the same file with the same clock.
-    pub fn restart(mut self, change: impl FnOnce(&mut Config)) -> Local {
-        self.stop();
-        let mut config = self.config.clone();
-        change(&mut config);
-        Local::start_in(self.folder.clone(), config)
-    }
-
-    pub fn stop(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.stop();
-        }
-    }
-
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    pub fn folder(&self) -> &Folder {
-        &self.folder
-    }
-
-    /// Turns the clock.
-    pub fn turn(&self, by: Duration) {
-        self.config.clock.advance(by);
-    }
-
-    /// Turns the clock by one processing time and waits until `condition` holds. The processor may not yet have heard of a
-    /// claim that is already on disk, and count its time from after the turn; so the clock is turned again if nothing happens.
-    #[track_caller]
-    pub fn turn_until(&self, mut condition: impl FnMut() -> bool) {
-        let came_true = (0..6).any(|_| {
-            self.turn(self.config.processing_time);
-            comes_true(Duration::from_secs(5), &mut condition)
-        });
-        assert!(came_true, "did not come true however far the clock was turned");
-    }
-
-    fn start_in(folder: Arc<Folder>, config: Config) -> Local {
-        let server = Server::start(&config).unwrap_or_else(|e| panic!("the server does not start: {e}"));
-        Local { address: server.address().clone(), server: Some(server), config, folder }
-    }
-}
-
-impl Serving for Local {
-    fn address(&self) -> &Address {
-        &self.address
-    }
-
-    fn db(&self) -> PathBuf {
-        self.config.db.clone()
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        self.stop();
     }
 }

@@ -1,32 +1,50 @@
 //! The promises of orderd, held from the outside: over real sockets, against a server in this process and against the binary.
 //!
-//! One binary, so that it links once. `harness` owns what is shared; the other modules have one subject each. Tests cite the
-//! numbers of the promises in the crate's front page. Nothing here sleeps for luck: what takes time is polled to a deadline
-//! that is far beyond what it needs.
+//! One binary, so that it links once. Its rooms are those of `src`: `api` what requests mean, `http` connections and whatever
+//! clients do with them, `store` what is on disk, `processing` what becomes of orders, `process` the binary, its signals and its
+//! two processes. `harness` owns what is shared. Tests cite the numbers of the promises in the crate's front page. Nothing
+//! here sleeps for luck: what takes time is polled to a deadline that is far beyond what it needs.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, also in its helpers")]
 
-mod api;
-mod bodies;
-mod cli;
-mod command;
-mod crash;
-mod crowd;
-mod door;
-mod examples;
-mod framing;
-mod grouping;
 mod harness;
-mod hazards;
-mod hostile;
-mod input;
-mod load;
-mod operator;
-mod processing;
-mod records;
-mod retries;
-mod stop;
-mod supervisor;
 mod tidy;
-mod work;
-mod worker;
+
+mod api {
+    mod browsers;
+    mod input;
+    mod records;
+    mod requests;
+}
+
+mod http {
+    mod bodies;
+    mod connections;
+    mod crowd;
+    mod framing;
+    mod hazards;
+    mod hostile;
+    mod hosts;
+    mod pipelines;
+}
+
+mod store {
+    mod crash;
+    mod disk;
+    mod grouping;
+}
+
+mod processing {
+    mod command;
+    mod life;
+    mod retries;
+    mod work;
+}
+
+mod process {
+    mod cli;
+    mod examples;
+    mod operator;
+    mod stop;
+    mod supervisor;
+}

@@ -37,6 +37,13 @@ impl Client {
         Ok(client)
     }
 
+    /// One that talks over a connection which the test has made.
+    pub fn over(stream: TcpStream) -> Client {
+        let mut client = Client { stream: BufReader::new(Stream::Tcp(stream)), sent: Vec::new() };
+        client.set_read_timeout(READ_TIMEOUT).unwrap();
+        client
+    }
+
     pub fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         match self.stream.get_ref() {
             Stream::Tcp(stream) => stream.set_read_timeout(Some(timeout)),

@@ -11,10 +11,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use orderd::Address;
 
-use super::{Folder, PATIENCE, Serving, comes_true};
+use super::{Client, Folder, PATIENCE, Serving, comes_true, get};
 
 /// A command that runs the binary with nothing of orderd's in its environment, in `folder`.
 pub fn orderd(folder: &Folder) -> Command {
@@ -109,12 +112,16 @@ impl Process {
         self.child.id()
     }
 
-    /// The process that serves: a child of the one that was started.
+    /// Waits until a new connection is answered and an order would be taken. Says how long that took.
     #[track_caller]
-    pub fn worker_id(&self) -> u32 {
-        let id = self.id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-        children.trim().parse().unwrap_or_else(|_| panic!("expected one child, got {children:?}"))
+    pub fn served_again(&self) -> Duration {
+        let asked = Instant::now();
+        let healthy = get("/healthz");
+        let served = comes_true(PATIENCE, || {
+            Client::connect(self.address()).and_then(|mut c| c.try_ask(&healthy)).is_ok_and(|answer| answer.status == 200)
+        });
+        assert!(served, "not served; standard error:\n{}", self.stderr());
+        asked.elapsed()
     }
 
     /// What it wrote to standard error so far.
@@ -141,11 +148,11 @@ impl Process {
     }
 }
 
-/// Sends a signal, by its name, to a process that the caller started.
+/// Sends a signal, by its name without `SIG`, to a process that the caller started.
 #[track_caller]
 pub fn signal(id: u32, name: &str) {
-    let sent = Command::new("kill").args(["-s", name, &id.to_string()]).status().unwrap();
-    assert!(sent.success(), "cannot send {name} to {id}");
+    let signal: Signal = format!("SIG{name}").parse().unwrap();
+    kill(Pid::from_raw(id as i32), signal).unwrap_or_else(|e| panic!("cannot send {name} to {id}: {e}"));
 }
 
 /// Whether there is a process of this id that has not ended. One that nobody has waited for yet has.

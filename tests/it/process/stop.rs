@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{Folder, PATIENCE, Process, Serving, comes_true, ids, is_running, poll_until, signal};
+use crate::harness::{Folder, PATIENCE, Process, Serving, Worker, comes_true, ids, is_running, poll_until};
 
 /// The lines of a file in the folder; none if there is no such file.
 fn lines(folder: &Folder, name: &str) -> Vec<String> {
@@ -160,7 +160,7 @@ fn after_kill_9_of_a_server_without_a_supervisor_no_command_runs_beside_its_succ
 #[test]
 fn after_kill_9_of_the_worker_alone_no_command_runs_beside_its_successor() {
     assert_nothing_runs_beside_its_successor(&[], |_, _, server| {
-        signal(server.worker_id(), "KILL");
+        Worker::of(&server).signal("KILL");
         server
     });
 }

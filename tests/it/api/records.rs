@@ -9,7 +9,7 @@ use orderd::{Work, WorkError};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Folder, Local, PATIENCE, Serving, T0, connection, created, get, ids, in_status, order, poll_until, request,
+    Folder, Local, PATIENCE, Serving, T0, connection, created, get, ids, in_status, left_out, order, poll_until, post, request,
 };
 
 /// A page: its ids, and the cursor behind it.
@@ -84,11 +84,22 @@ fn a_record_has_every_field_to_the_letter() {
     server.get("/order/a%2Fb").expect(200, &in_status("a/b", "Completed"));
 }
 
+/// Never through binary floating point, on its way in or out.
 #[test]
-fn an_amount_is_given_back_as_it_was_sent() {
+fn an_amount_is_kept_and_given_back_to_the_letter() {
     let server = Local::idle();
-    let amounts =
-        ["100.0", "0.10", "1E+2", "-0.0", "12345678901234567890.123456789", "1e-7", "0.1000000000000000055511151231257827"];
+    let amounts = [
+        "100.0",
+        "0.1",
+        "0.10",
+        "1E+2",
+        "-0.0",
+        "0",
+        "12345678901234567890.123456789",
+        "9007199254740993",
+        "1e-7",
+        "0.1000000000000000055511151231257827",
+    ];
     for (n, amount) in amounts.iter().enumerate() {
         server.post(order(&n.to_string()).replace("100.0", amount)).expect_status(200);
         let answer = server.get(&format!("/orders/{n}"));
@@ -96,6 +107,12 @@ fn an_amount_is_given_back_as_it_was_sent() {
     }
     let all = server.get("/orders").body;
     assert!(amounts.iter().all(|amount| all.contains(&format!(r#""total_amount":{amount},"#))), "{all}");
+    assert_eq!(server.rows().into_iter().map(|row| row.total_amount).collect::<Vec<_>>(), amounts);
+    let sql = "SELECT group_concat(DISTINCT typeof(total_amount)) FROM orders";
+    let kinds: String = connection(&server.db()).query_row(sql, [], |row| row.get(0)).unwrap();
+    assert_eq!(kinds, "text");
+    // Nearly the same is another amount.
+    server.post(order("7").replace("100.0", "9007199254740992")).expect_error(409, "order_id_conflict");
 }
 
 #[test]
@@ -287,7 +304,7 @@ fn a_query_that_makes_no_sense_is_refused_with_what_is_allowed() {
 fn a_reader_behind_an_order_of_its_own_connection_sees_it() {
     let server = Local::idle();
     let mut client = server.client();
-    let body = crate::harness::post(order("1"));
+    let body = post(order("1"));
     client.send([body, get("/orders/1").into_bytes(), get("/orders").into_bytes()].concat()).unwrap();
     client.answer().expect(200, &created("1"));
     assert_eq!(client.answer().expect_status(200).json()["order_id"], "1");
@@ -298,6 +315,9 @@ fn a_reader_behind_an_order_of_its_own_connection_sees_it() {
 /// of a small file; a wrong index would take hundreds of times as long.
 #[test]
 fn a_page_of_many_orders_takes_as_long_as_one_of_few() {
+    if left_out() {
+        return;
+    }
     let few = pages(2_000);
     let many = pages(200_000);
     for ((what, few), (_, many)) in few.iter().zip(&many) {

@@ -143,21 +143,3 @@ fn bad_input_is_refused_and_nothing_is_stored() {
     assert_eq!(server.rows(), []);
     server.post(order("1")).expect(200, &created("1"));
 }
-
-/// Never through binary floating point.
-#[test]
-fn an_amount_is_kept_to_the_letter() {
-    let server = Local::idle();
-    let amounts = ["100.0", "0.1", "0.10", "12345678901234567890.123456789", "1E+2", "-0.0", "0", "9007199254740993"];
-    for (n, amount) in amounts.iter().enumerate() {
-        server.post(order(&n.to_string()).replace("100.0", amount)).expect_status(200);
-    }
-    let kept: Vec<_> = server.rows().into_iter().map(|row| row.total_amount).collect();
-    assert_eq!(kept, amounts);
-    let connection = crate::harness::connection(&server.db());
-    let kinds: String =
-        connection.query_row("SELECT group_concat(DISTINCT typeof(total_amount)) FROM orders", [], |row| row.get(0)).unwrap();
-    assert_eq!(kinds, "text");
-    // Nearly the same is another amount.
-    server.post(order("7").replace("100.0", "9007199254740992")).expect_error(409, "order_id_conflict");
-}

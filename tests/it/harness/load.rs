@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, PATIENCE, Serving, get, order, post};
+use super::{Client, PATIENCE, Serving, get, order, post};
 
 /// What became of the requests of ordinary clients.
 #[derive(Debug, Default)]

@@ -4,9 +4,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Local, PATIENCE, Serving, created, get, order, post, request};
-
-const JSON: &str = "Content-Type: application/json";
+use crate::harness::{JSON, Local, PATIENCE, Serving, badly_framed, created, get, order, post, request};
 
 /// Sends `bytes`, and returns all that comes until the server closes the connection.
 #[track_caller]
@@ -96,7 +94,7 @@ fn two_lengths_that_agree_are_one() {
 #[test]
 fn what_came_before_a_refused_request_is_answered_first() {
     let server = Local::idle();
-    let refused = request("POST", "/order", &[JSON, "Content-Length: abc"], "{}");
+    let refused = badly_framed("{}");
     let said =
         everything_said_to(&server, [post(order("1")), get("/order/1").into(), refused.into(), post(order("2"))].concat());
     let statuses: Vec<_> = said.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
@@ -109,7 +107,7 @@ fn what_came_before_a_refused_request_is_answered_first() {
 fn a_refused_body_that_is_no_request_gets_no_answer_of_its_own() {
     let server = Local::idle();
     for body in ["nonsense\r\n\r\n", "{\"order_id\":\"1\"}\r\n\r\n", "\r\n\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"] {
-        let said = everything_said_to(&server, request("POST", "/order", &[JSON, "Content-Length: abc"], body));
+        let said = everything_said_to(&server, badly_framed(body));
         assert_eq!(said.matches("HTTP/1.").count(), 1, "{body:?}: {said}");
     }
 }
@@ -119,7 +117,7 @@ fn a_refused_body_that_is_no_request_gets_no_answer_of_its_own() {
 fn a_body_sent_long_after_its_refused_request_is_not_looked_at() {
     let server = Local::idle();
     let mut client = server.client();
-    client.send(request("POST", "/order", &[JSON, "Content-Length: abc"], "")).unwrap();
+    client.send(badly_framed("")).unwrap();
     client.answer().expect_error(400, "bad_framing");
     // Either the connection is closed by now, or what is sent gets no answer.
     let _ = client.send(post(order("smuggled")));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Folder, PATIENCE, Process, Serving, created, in_clean_environment, order, poll_until};
 
-#[path = "../../examples/embed.rs"]
+#[path = "../../../examples/embed.rs"]
 #[allow(dead_code, reason = "its main is for those who run it by itself")]
 mod embed;
 

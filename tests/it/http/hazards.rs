@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::harness::{PATIENCE, comes_true};
+use crate::harness::{PATIENCE, Worker, comes_true};
 
 /// How long to wait for an answer that should not come. One that comes late would only hide a hazard, never show one.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -102,7 +102,7 @@ fn one_request_aborts_the_whole_process() {
 fn a_header_without_an_end_is_collected() {
     const SENT: usize = 8 << 20;
     let server = BareProcess::start();
-    let memory = || crate::worker::Worker::with_id(server.child.id()).resident_bytes();
+    let memory = || Worker::with_id(server.child.id()).resident_bytes();
     let before = memory();
     let mut client = connect(server.address);
     client.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
@@ -164,7 +164,7 @@ struct BareProcess {
 impl BareProcess {
     fn start() -> BareProcess {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["hazards::the_bare_server_in_its_own_process", "--exact", "--ignored", "--nocapture"]);
+        command.args(["http::hazards::the_bare_server_in_its_own_process", "--exact", "--ignored", "--nocapture"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines.map_while(Result::ok).find_map(|line| line.split_once("bare: ")?.1.parse().ok());

@@ -1,0 +1,105 @@
+//! A disk that takes nothing for a while: locked by another program, full, or failing. Held is promise 3.
+//!
+//! Reads go on, a refused order leaves nothing half done, and the same order is taken once there is room again. Where a small
+//! file system is needed and none can be mounted, the test says so.
+
+use std::fs;
+use std::process::Command;
+
+use crate::harness::{
+    Client, Folder, Local, PATIENCE, Process, Serving, connection, created, get, in_clean_environment, in_status, left_out,
+    order, poll_until, post,
+};
+
+const NO_SUCH_ORDER: &str = r#"{"detail":"Order not found"}"#;
+
+/// Promise 3. The other program is one that forgot its transaction in the sqlite3 shell.
+#[test]
+fn while_the_disk_takes_no_orders_the_answer_is_503_and_nothing_is_half_done() {
+    let server = Local::idle();
+    server.post(order("before")).expect_status(200);
+    let other = connection(&server.db());
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+    let mut client = patient_client(&server);
+    client.send(post(order("1"))).unwrap();
+    // Reads go on meanwhile.
+    server.get("/order/before").expect(200, &in_status("before", "Pending"));
+    let refused = client.answer();
+    refused.expect_error(503, "storage_unavailable");
+    assert!(refused.header("Retry-After").is_some_and(|wait| wait.parse::<u32>().is_ok()), "{}", refused.exchange());
+    server.get("/order/1").expect(404, NO_SUCH_ORDER);
+
+    other.execute_batch("ROLLBACK").unwrap();
+    server.get("/healthz").expect(200, r#"{"status":"ok"}"#);
+    server.post(order("1")).expect(200, &created("1")).expect_no_header("Idempotent-Replayed");
+    assert_eq!(server.metrics().total, 2);
+}
+
+/// Promise 3.
+#[test]
+fn while_the_disk_takes_nothing_the_server_says_that_it_is_not_healthy() {
+    if left_out() {
+        return;
+    }
+    let server = Local::idle();
+    let other = connection(&server.db());
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = patient_client(&server).ask(get("/healthz"));
+    assert!(refused.expect_error(503, "storage_unavailable").header("Retry-After").is_some(), "{}", refused.exchange());
+    other.execute_batch("ROLLBACK").unwrap();
+    server.get("/healthz").expect(200, r#"{"status":"ok"}"#);
+}
+
+/// Promise 3. Needs a file system of a few hundred kilobytes, which only a privileged user can mount; elsewhere it says so.
+#[test]
+fn a_full_disk_is_answered_with_503_until_there_is_room_again() {
+    let folder = Folder::new();
+    let mount = "mkdir -p small && mount -t tmpfs -o size=1m tmpfs small";
+    if !in_own_mounts(&folder, mount).output().is_ok_and(|output| output.status.success()) {
+        eprintln!("not tried: no small file system can be mounted here");
+        return;
+    }
+    // What fills the disk can be taken away again.
+    let serve = "exec \"$0\" --listen 127.0.0.1:0 --db small/orders.db --concurrency 0";
+    let script = format!("{mount} && head -c 600000 /dev/zero > small/ballast && {serve}");
+    let server = Process::spawn(in_own_mounts(&folder, &script), &folder);
+
+    let body = |n: u32| order(&format!("o-{n}")).replace("item1", &"i".repeat(255));
+    let refused = (0..10_000).find(|n| {
+        let answer = server.post(body(*n));
+        if answer.status == 200 {
+            return false;
+        }
+        answer.expect_error(503, "storage_unavailable");
+        assert!(answer.header("Retry-After").is_some(), "{}", answer.exchange());
+        true
+    });
+    let refused = refused.expect("a disk of 1 MB is full at some time");
+    server.get(&format!("/order/o-{refused}")).expect(404, NO_SUCH_ORDER);
+    server.get("/order/o-0").expect(200, &in_status("o-0", "Pending"));
+    assert_eq!(server.metrics().total, u64::from(refused));
+    // Its probe is small and may still find room where an order finds none, but not for long.
+    poll_until(PATIENCE, || server.get("/healthz").status == 503);
+    server.get("/healthz").expect_error(503, "storage_unavailable");
+
+    // The process sees its own mounts there.
+    let ballast = format!("/proc/{}/root{}", server.id(), folder.file("small/ballast").display());
+    fs::remove_file(ballast).unwrap();
+    server.post(body(refused)).expect(200, &created(&format!("o-{refused}"))).expect_no_header("Idempotent-Replayed");
+    server.get("/healthz").expect(200, r#"{"status":"ok"}"#);
+}
+
+/// A client that waits longer than the server waits for another program's transaction.
+fn patient_client(server: &Local) -> Client {
+    let mut client = server.client();
+    client.set_read_timeout(PATIENCE).unwrap();
+    client
+}
+
+/// A shell script that runs in a mount namespace of its own, so that its mounts end with it. `$0` is the binary.
+fn in_own_mounts(folder: &Folder, script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_orderd")]);
+    in_clean_environment(command, folder)
+}
