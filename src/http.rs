@@ -179,16 +179,17 @@ impl Open {
     /// body if that is not in memory, so only the blocking pool may call it then; its connection is cut for that.
     fn refuse_for_good(self, reply: Reply) {
         let Open { request, shape, turn } = self;
-        let socket = turn.socket();
+        // First of all: as soon as the answer is sent, the next connection may come from the same address.
+        let last = turn.block();
         if !shape.body_has_arrived {
-            turn.shutdown(socket, Shutdown::Read);
+            last.shutdown(Shutdown::Read);
         }
         let mut outgoing = Outgoing::new(request.into_writer(), &shape.closing(), reply);
         outgoing.send_some();
         // While the writer is held nothing else is sent, not even by tiny_http itself; and from now on nothing can be.
-        turn.shutdown(socket, Shutdown::Write);
+        last.shutdown(Shutdown::Write);
         drop(outgoing);
-        turn.block(socket, LINGER);
+        last.cut_after(LINGER);
     }
 }
 
@@ -200,6 +201,7 @@ struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        // Of a blocked connection it is over already.
         if let Some(next) = self.core.connections.end_turn(&self.peer) {
             self.core.take_up(next);
         }
@@ -215,34 +217,50 @@ impl Turn {
         };
         let deadline = Instant::now() + outgoing.bound(self.core.options.read_timeout);
         self.core.blocking.clone().run(move || {
-            if !outgoing.send_rest(deadline) {
+            if outgoing.send_rest(deadline) {
+                drop(outgoing);
+                drop(self);
+            } else {
                 log::debug!("an answer was not read in time: {} is let go", self.peer);
                 self.let_go();
             }
-            drop((outgoing, held));
+            drop(held);
         });
     }
 
-    fn socket(&self) -> Option<Socket> {
-        self.core.sockets.find(&self.peer)
+    /// Ends the connection at once.
+    fn let_go(self) {
+        let last = self.block();
+        last.shutdown(Shutdown::Both);
+        last.cut_after(Duration::ZERO);
     }
 
-    fn shutdown(&self, socket: Option<Socket>, how: Shutdown) {
-        if let Some(socket) = socket {
+    /// Has nothing more of the connection looked at. What is left to be done with it is up to the caller.
+    fn block(self) -> Blocked {
+        self.core.block(self.peer)
+    }
+}
+
+/// A connection that is blocked and still to be cut.
+struct Blocked {
+    core: Arc<Core>,
+    peer: SocketAddr,
+    socket: Option<Socket>,
+}
+
+impl Blocked {
+    fn shutdown(&self, how: Shutdown) {
+        if let Some(socket) = self.socket {
             socket.shutdown(&self.peer, how);
         }
     }
 
-    /// Ends the connection at once.
-    fn let_go(&self) {
-        let socket = self.socket();
-        self.shutdown(socket, Shutdown::Both);
-        self.block(socket, Duration::ZERO);
-    }
-
-    /// Ends the turn, has nothing more of the connection looked at, and cuts it after a while.
-    fn block(&self, socket: Option<Socket>, after: Duration) {
-        self.core.block(self.peer, socket, after);
+    /// Cuts it after a while, and gets rid of what waits.
+    fn cut_after(self, after: Duration) {
+        if let Some(socket) = self.socket {
+            self.core.watchdog.cut_after(after, self.peer, socket);
+        }
+        self.core.connections.release(&self.peer).into_iter().for_each(|request| self.core.discard(request));
     }
 }
 
@@ -253,7 +271,7 @@ struct Core {
     intake: Mutex<()>,
     /// Requests whose turn has come.
     ready: Mutex<Vec<(SocketAddr, tiny_http::Request)>>,
-    connections: Connections<tiny_http::Request, Socket>,
+    connections: Connections<tiny_http::Request, Option<Socket>>,
     sockets: Sockets,
     watchdog: Watchdog,
     blocking: Blocking,
@@ -277,12 +295,15 @@ impl Core {
         }
     }
 
-    fn block(&self, peer: SocketAddr, socket: Option<Socket>, after: Duration) {
-        let waiting = self.connections.block(&peer, socket);
-        if let Some(socket) = socket {
-            self.watchdog.cut_after(after, peer, socket);
-        }
-        waiting.into_iter().for_each(|request| self.discard(request));
+    fn block(self: &Arc<Self>, peer: SocketAddr) -> Blocked {
+        let socket = self.sockets.find(&peer);
+        self.connections.block(&peer, socket);
+        Blocked { core: self.clone(), peer, socket }
+    }
+
+    /// Whether what comes from `peer` is of the connection that was blocked: that is still there, or it has gone and no other is.
+    fn is_same(&self, peer: &SocketAddr, blocked: Option<Socket>) -> bool {
+        blocked.is_some_and(|socket| socket.is_with(peer)) || self.sockets.find(peer).is_none()
     }
 
     /// Gets rid of a request without an answer.

@@ -82,3 +82,4 @@ pub use order::Order;
 pub use os::clock::Clock;
 pub use processing::work::{Work, WorkError};
 pub use server::{Foundations, Server, Trouble};
+pub use store::Lock;

@@ -6,7 +6,8 @@
 //!
 //! A connection is known by the whole address of its peer: two hosts may use the same port. What is kept of it ends with it, see
 //! [`Connections::sweep`]. A connection that can't be trusted any more is blocked: nothing more of it is looked at. The mark
-//! holds for that socket alone, as the next connection may have the same address.
+//! holds for that socket alone, as the next connection may have the same address. What tiny_http had read of it before it ended
+//! may come even later; as long as nobody is connected from that address, it is taken for that.
 //!
 //! Requests must be brought here in the order in which tiny_http gave them out; `workers.rs` sees to that.
 
@@ -24,7 +25,15 @@ const SILENT: Duration = Duration::from_secs(1);
 /// The table is made smaller when it has room for more than this many connections, and for four times those that there are.
 const FEW: usize = 1_024;
 
-/// What is known of each connection. `T` is a request, `S` tells whether a socket is still the one that was blocked.
+/// How long the mark of a blocked connection outlives it, as requests of it may still be in tiny_http's queue.
+const LATE: Duration = Duration::from_secs(5);
+/// To learn who is connected from an address takes a look at all descriptors. So after a few late requests of a blocked connection
+/// it is looked at most this often.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// So many late requests are looked at one by one.
+const FEW_LATE: u32 = 16;
+
+/// What is known of each connection. `T` is a request, `S` tells a socket from the next one with the same peer.
 pub struct Connections<T, S>(Mutex<HashMap<SocketAddr, Entry<T, S>>>);
 
 struct Entry<T, S> {
@@ -38,7 +47,27 @@ enum State<T, S> {
     /// One request is, and these wait.
     Busy(VecDeque<T>),
     /// Nothing of it is looked at any more.
-    Blocked(S),
+    Blocked(Blocked<T, S>),
+}
+
+struct Blocked<T, S> {
+    socket: S,
+    /// Until its last answer is sent, what comes is kept: getting rid of a request lets tiny_http answer those behind it.
+    waiting: Option<VecDeque<T>>,
+    late: u32,
+    looked: Instant,
+}
+
+impl<T, S> Blocked<T, S> {
+    /// Whether a request that comes now is of the blocked connection.
+    fn is_of_it(&mut self, now: Instant, is_same: impl FnOnce(&S) -> bool) -> bool {
+        self.late += 1;
+        if self.late > FEW_LATE && now.duration_since(self.looked) < LOOK_EVERY {
+            return true;
+        }
+        self.looked = now;
+        is_same(&self.socket)
+    }
 }
 
 /// What to do with a request that has arrived.
@@ -89,8 +118,20 @@ impl<T, S> Connections<T, S> {
                 (Arrival::Waits, is_new)
             }
             State::Busy(_) => (Arrival::Floods(request), false),
-            State::Blocked(socket) if is_same(socket) => (Arrival::Blocked(request), false),
-            State::Idle | State::Blocked(_) => {
+            State::Blocked(blocked) => {
+                if !blocked.is_of_it(now, is_same) {
+                    entry.state = State::Busy(VecDeque::new());
+                    return (Arrival::Goes(request), is_new);
+                }
+                match &mut blocked.waiting {
+                    Some(waiting) if waiting.len() < MAX_WAITING => {
+                        waiting.push_back(request);
+                        (Arrival::Waits, false)
+                    }
+                    _ => (Arrival::Blocked(request), false),
+                }
+            }
+            State::Idle => {
                 entry.state = State::Busy(VecDeque::new());
                 (Arrival::Goes(request), is_new)
             }
@@ -110,15 +151,24 @@ impl<T, S> Connections<T, S> {
         next
     }
 
-    /// Blocks `peer`, which is connected by `socket`, and gives back what waits. Its turn is over then. Without a socket there is
-    /// nothing to block: it has gone already.
-    pub fn block(&self, peer: &SocketAddr, socket: Option<S>) -> VecDeque<T> {
+    /// Blocks `peer`, whose request has the turn and is connected by `socket`. The turn is over then. What waits is kept until
+    /// [`release`](Self::release).
+    pub fn block(&self, peer: &SocketAddr, socket: S) {
         let mut entries = unpoisoned(&self.0);
-        let Some(entry) = entries.get_mut(peer) else { return VecDeque::new() };
-        let state = socket.map_or(State::Idle, State::Blocked);
-        match std::mem::replace(&mut entry.state, state) {
+        let Some(entry) = entries.get_mut(peer) else { return };
+        let waiting = match std::mem::replace(&mut entry.state, State::Idle) {
             State::Busy(waiting) => waiting,
-            State::Idle | State::Blocked(_) => VecDeque::new(),
+            State::Blocked(blocked) => blocked.waiting.unwrap_or_default(),
+            State::Idle => VecDeque::new(),
+        };
+        entry.state = State::Blocked(Blocked { socket, waiting: Some(waiting), late: 0, looked: Instant::now() });
+    }
+
+    /// Gives back what waits of a blocked connection, whose last answer has been sent.
+    pub fn release(&self, peer: &SocketAddr) -> VecDeque<T> {
+        match unpoisoned(&self.0).get_mut(peer) {
+            Some(Entry { state: State::Blocked(blocked), .. }) => blocked.waiting.take().unwrap_or_default(),
+            _ => VecDeque::new(),
         }
     }
 
@@ -144,7 +194,7 @@ impl<T, S> Connections<T, S> {
             State::Busy(_) => true,
             // One that has come since the descriptors were looked at is not among them.
             State::Idle => entry.heard.elapsed() <= SILENT || is_connected(peer),
-            State::Blocked(socket) => is_same(peer, socket),
+            State::Blocked(blocked) => entry.heard.elapsed() <= LATE || is_same(peer, &blocked.socket),
         });
         if entries.capacity() > FEW.max(4 * entries.len()) {
             let room = FEW.max(entries.len());
@@ -155,10 +205,12 @@ impl<T, S> Connections<T, S> {
     /// Gives back everything that waits, to a server that stops.
     pub fn drain(&self) -> Vec<T> {
         let entries = std::mem::take(&mut *unpoisoned(&self.0));
-        entries
-            .into_values()
-            .flat_map(|entry| if let State::Busy(waiting) = entry.state { waiting } else { VecDeque::new() })
-            .collect()
+        let waiting = |entry: Entry<T, S>| match entry.state {
+            State::Busy(waiting) => waiting,
+            State::Blocked(blocked) => blocked.waiting.unwrap_or_default(),
+            State::Idle => VecDeque::new(),
+        };
+        entries.into_values().flat_map(waiting).collect()
     }
 }
 
@@ -198,7 +250,8 @@ mod tests {
         assert_eq!(arrive(&table, 1, 1), Arrival::Goes(1));
         assert_eq!(arrive(&table, 2, 2), Arrival::Goes(2));
         assert_eq!(arrive(&table, 1, 3), Arrival::Waits);
-        table.block(&peer(2), Some(true));
+        table.block(&peer(2), true);
+        assert_eq!(table.release(&peer(2)), []);
         assert_eq!(arrive(&table, 2, 4), Arrival::Blocked(4));
         assert_eq!(table.end_turn(&peer(1)), Some(3));
     }
@@ -208,13 +261,32 @@ mod tests {
         let table = Table::new();
         assert_eq!(arrive(&table, 1, 1), Arrival::Goes(1));
         assert_eq!(arrive(&table, 1, 2), Arrival::Waits);
-        assert_eq!(table.block(&peer(1), Some(true)), [2]);
+        table.block(&peer(1), true);
         assert_eq!(table.end_turn(&peer(1)), None, "its turn was over");
-        assert_eq!(arrive(&table, 1, 3), Arrival::Blocked(3));
-        assert_eq!(table.arrive(peer(1), 4, |_| false).0, Arrival::Goes(4), "the next connection from that address");
-        table.block(&peer(1), Some(true));
+        assert_eq!(arrive(&table, 1, 3), Arrival::Waits, "its last answer is still to be sent");
+        assert_eq!(table.release(&peer(1)), [2, 3]);
+        assert_eq!(arrive(&table, 1, 4), Arrival::Blocked(4));
+        assert_eq!(table.arrive(peer(1), 5, |_| false).0, Arrival::Goes(5), "the next connection from that address");
+        table.block(&peer(1), true);
         table.sweep(|_| true, |_, _| false);
-        assert_eq!(table.activity(&peer(1)), Activity::Unknown);
+        assert_eq!(table.activity(&peer(1)), Activity::Blocked, "requests may still come of it");
+    }
+
+    #[test]
+    fn of_many_late_requests_only_some_are_looked_at() {
+        let table = Table::new();
+        assert_eq!(arrive(&table, 1, 0), Arrival::Goes(0));
+        table.block(&peer(1), true);
+        table.release(&peer(1));
+        let mut looks = 0;
+        for n in 1..=10_000 {
+            let arrival = table.arrive(peer(1), n, |_| {
+                looks += 1;
+                true
+            });
+            assert_eq!(arrival.0, Arrival::Blocked(n));
+        }
+        assert!(looks >= FEW_LATE && looks < 1_000, "{looks}");
     }
 
     #[test]
@@ -225,7 +297,8 @@ mod tests {
             assert_eq!(arrive(&table, 1, n), Arrival::Waits);
         }
         assert_eq!(arrive(&table, 1, 7), Arrival::Floods(7));
-        assert_eq!(table.block(&peer(1), Some(true)).len(), MAX_WAITING);
+        table.block(&peer(1), true);
+        assert_eq!(table.release(&peer(1)).len(), MAX_WAITING);
     }
 
     #[test]

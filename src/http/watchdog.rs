@@ -193,7 +193,9 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
             watchdog.look_now.store(false, Ordering::Release);
             let seen = sweep.look(core, now);
             next_sweep = now + now.elapsed() * SWEEP_SHARE;
-            if seen.lost >= MAX_LOST {
+            if core.undroppable.load(Ordering::Relaxed) >= MAX_LOST {
+                watchdog.ask_for_renewal("too many requests with absurd lengths hold threads that cannot be freed");
+            } else if seen.lost >= MAX_LOST {
                 watchdog.ask_for_renewal("too many connections hold threads that cannot be freed");
             }
             // A thread that panics over a connection that was reset takes up no other, so one nudge would release one of many.
@@ -293,11 +295,11 @@ impl Sweep {
             self.seen.insert(fd, self.judge(core, fd, seen, now));
         }
         let connected: std::collections::HashSet<_> = self.seen.values().filter_map(|seen| seen.peer).collect();
-        core.connections.sweep(|peer| connected.contains(peer), |peer, socket| socket.is_with(peer));
+        core.connections
+            .sweep(|peer| connected.contains(peer), |peer, blocked| blocked.is_some_and(|socket| socket.is_with(peer)));
         // tiny_http has two descriptors of each.
         let lost = self.seen.values().filter(|seen| seen.state == Standing::Lost).count() / 2;
-        let undroppable = core.undroppable.load(Ordering::Relaxed);
-        Census { connections: self.seen.len() / 2, lost: lost.max(undroppable) }
+        Census { connections: self.seen.len() / 2, lost }
     }
 
     fn judge(&self, core: &Core, fd: RawFd, mut seen: Seen, now: Instant) -> Seen {

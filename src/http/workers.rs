@@ -35,7 +35,7 @@ pub(super) fn run<H: Handler>(core: &Arc<Core>, handler: &Arc<H>) {
 impl Core {
     /// Waits for a request that has the turn of its connection, and takes those that have come with it: writes, which can share a
     /// commit, up to the first that is none. Returns false when the server stops.
-    fn take<H: Handler>(&self, handler: &H, taken: &mut Vec<(SocketAddr, tiny_http::Request)>) -> bool {
+    fn take<H: Handler>(self: &Arc<Self>, handler: &H, taken: &mut Vec<(SocketAddr, tiny_http::Request)>) -> bool {
         let _intake = unpoisoned(&self.intake);
         handler.gather();
         loop {
@@ -64,16 +64,18 @@ impl Core {
         }
     }
 
-    fn arrive(&self, request: tiny_http::Request) -> Option<(SocketAddr, tiny_http::Request)> {
+    fn arrive(self: &Arc<Self>, request: tiny_http::Request) -> Option<(SocketAddr, tiny_http::Request)> {
         // A connection over TCP always has one.
         let peer = *request.remote_addr()?;
         if self.relay.as_ref().is_some_and(|relay| !relay.is_from(&peer)) {
             // Some other program has found the inner port.
-            self.block(peer, self.sockets.find(&peer), Duration::ZERO);
+            if let Some(socket) = self.sockets.find(&peer) {
+                socket.shutdown(&peer, Shutdown::Both);
+            }
             self.discard(request);
             return None;
         }
-        let (arrival, is_new) = self.connections.arrive(peer, request, |socket| socket.is_with(&peer));
+        let (arrival, is_new) = self.connections.arrive(peer, request, |blocked| self.is_same(&peer, *blocked));
         if is_new {
             self.watchdog.nudge();
         }
@@ -83,11 +85,9 @@ impl Core {
             Arrival::Blocked(request) => self.discard(request),
             Arrival::Floods(request) => {
                 log::debug!("{peer} has too many requests waiting for each other and is let go");
-                let socket = self.sockets.find(&peer);
-                if let Some(socket) = socket {
-                    socket.shutdown(&peer, Shutdown::Both);
-                }
-                self.block(peer, socket, Duration::ZERO);
+                let last = self.block(peer);
+                last.shutdown(Shutdown::Both);
+                last.cut_after(Duration::ZERO);
                 self.discard(request);
             }
         }
@@ -98,10 +98,9 @@ impl Core {
 /// Handles a request that has the turn, as far as that is done here.
 fn begin<H: Handler>(handler: &Arc<H>, request: tiny_http::Request, turn: Turn) {
     if is_undroppable(&request) {
-        let socket = turn.socket();
-        turn.shutdown(socket, Shutdown::Both);
-        turn.core.keep_for_ever(request);
-        return turn.block(socket, Duration::ZERO);
+        let core = turn.core.clone();
+        turn.let_go();
+        return core.keep_for_ever(request);
     }
     let shape = Shape::of(&request);
     let route = match shape.framing {
