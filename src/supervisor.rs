@@ -97,10 +97,15 @@ pub fn supervise(config: &Config, on_ready: impl Fn(&Address)) -> Result<(), Err
 /// Asks on a thread of its own, as an answer may take its time.
 fn ask_now_and_then(address: Address, events: Sender<Event>) -> Result<(), Error> {
     let ask = move || {
+        let mut heard = Heard::Unasked;
         loop {
-            std::thread::sleep(QUESTIONS.0);
+            // After silence it is asked again at once.
+            if heard != Heard::Silence {
+                std::thread::sleep(QUESTIONS.0);
+            }
             let asked_at = Instant::now();
-            if events.send(Event::Heard(asked_at, probe::ask(&address, QUESTIONS.1))).is_err() {
+            heard = probe::ask(&address, QUESTIONS.1);
+            if events.send(Event::Heard(asked_at, heard)).is_err() {
                 return;
             }
         }
@@ -276,8 +281,14 @@ impl Supervisor<'_> {
         // Most others are orphans.
         let Some(at) = self.children.iter().position(|child| child.id == ended.id) else { return Ok(()) };
         let child = self.children.remove(at);
-        // One that says that it ended in order has no work under way any more. Another's may be, so its processes are left alone.
-        if ended.code != Some(0) || (child.phase != Phase::Retiring && !self.is_stopping) {
+        // What another's commands have set free can't be told from what this one's have, so it is left alone if this one has no
+        // work under way: not yet, or, as its status says, no more.
+        let has_no_work = match child.phase {
+            Phase::Starting => !self.children.is_empty(),
+            Phase::Serving => self.is_stopping && ended.code == Some(0),
+            Phase::Retiring => ended.code == Some(0),
+        };
+        if !has_no_work {
             self.orphans.end(&self.ids());
         }
         if self.is_stopping {
