@@ -1,6 +1,7 @@
 //! The command line: flags and environment → [`Config`] → the subcommand → exit status. Nothing else happens here.
 //!
-//! What is wrong is said in one line on standard error; the exit status is 2 when the user can mend it, 1 when the machine failed.
+//! What is wrong is said in one line on standard error; the exit status is 2 when the user can mend it, 1 when the machine
+//! failed.
 
 mod retry;
 mod serve;

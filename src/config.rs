@@ -16,13 +16,14 @@ use crate::processing::work::Work;
 /// The longest duration that is taken: a hundred years, so that adding one to a time never overflows.
 pub(crate) const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// How a server is set up. Name the fields that matter and leave the rest to `..Config::default()`, as there will be more of them.
+/// How a server is set up. Name the fields that matter and leave the rest to `..Config::default()`, as there will be more of
+/// them.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where to listen. Loopback by default: there is no encryption and no password.
     pub listen: Listen,
-    /// What `Host` may say besides `localhost` and loopback addresses while orderd listens on loopback: names in lower case, without a
-    /// port. None by default, so that no web page reaches it by a name of its own.
+    /// What `Host` may say besides `localhost` and loopback addresses while orderd listens on loopback: names in lower case,
+    /// without a port. None by default, so that no web page reaches it by a name of its own.
     pub allow_hosts: Vec<String>,
     /// The database file; made if absent.
     pub db: PathBuf,

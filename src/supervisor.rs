@@ -1,18 +1,20 @@
 //! The parent process that keeps another one serving, whatever ends it: the remedy for what can't be held inside one process.
 //!
-//! The parent binds the listening socket and owns the database's lock. It reads no request and opens no database. If it is killed,
-//! the kernel kills its children.
+//! The parent binds the listening socket and owns the database's lock. It reads no request and opens no database. If it is
+//! killed, the kernel kills its children.
 //!
-//! A child that ends without having been told to is followed by a fresh one: at once the first time, after a growing delay if they
-//! keep ending before they serve. A child that has grown too large or asks for it is **renewed**: a successor starts beside it, and
-//! when that serves, the old one retires, which means that it accepts nothing more and ends when its commands have. A child that does
-//! not answer is killed. One that says the user must mend something (status 2) ends the parent with that status, unless another serves.
+//! A child that ends without having been told to is followed by a fresh one: at once the first time, after a growing delay if
+//! they keep ending before they serve. A child that has grown too large or asks for it is **renewed**: a successor starts
+//! beside it, and when that serves, the old one retires, which means that it accepts nothing more and ends when its commands
+//! have. A child that does not answer is killed. One that says the user must mend something (status 2) ends the parent with
+//! that status, unless another serves.
 //!
 //! Two children live at most. The messages are signals: `inherited.rs` has those to the parent, `child.rs` those to a child.
 
 mod child;
 mod inherited;
 mod orphans;
+mod pace;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -23,6 +25,7 @@ pub use self::child::own_program;
 use self::child::{Child, Ground, Phase, Size};
 pub use self::inherited::{Inherited, Parent};
 use self::orphans::Orphans;
+use self::pace::Pace;
 use crate::config::{Config, MAX_DURATION};
 use crate::error::Error;
 use crate::http::listener::{Address, Listener};
@@ -39,13 +42,8 @@ const STOP_GRACE: Duration = Duration::from_secs(6);
 const KILL_PATIENCE: Duration = Duration::from_secs(1);
 /// A child that serves for less ended as soon as it did. Renewals are no more frequent either.
 const AT_ONCE: Duration = Duration::from_millis(250);
-/// The delay after the first child that ended before it served, and the longest, while nobody serves. A client that waits in the
-/// backlog notices neither.
-const DELAYS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
-/// The same while another serves, so nobody waits.
-const DELAYS_BESIDE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// So many children that ended before they served, with none that ever did, mean that none can.
-const HOPELESS: u32 = 10;
+/// A request for renewal that comes so soon after one is still about the process before.
+const LATE: Duration = Duration::from_millis(100);
 /// How often the serving child is asked whether it answers, and how long it may take.
 const QUESTIONS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 /// A child that leaves so many questions in a row unanswered is killed.
@@ -82,8 +80,7 @@ pub fn supervise(config: &Config, on_ready: impl Fn(&Address)) -> Result<(), Err
         on_ready: &on_ready,
         children: Vec::new(),
         renewal_is_wanted: false,
-        start_at: Instant::now(),
-        failures: 0,
+        pace: Pace::new(),
         has_served: false,
         is_stopping: false,
     };
@@ -123,10 +120,7 @@ struct Supervisor<'a> {
     children: Vec<Child>,
     /// Whether the child that serves is to be replaced by one that is still to be started.
     renewal_is_wanted: bool,
-    /// The next child is started no earlier.
-    start_at: Instant,
-    /// So many children in a row ended before they served, or as soon as they did.
-    failures: u32,
+    pace: Pace,
     /// Whether any child ever did.
     has_served: bool,
     is_stopping: bool,
@@ -135,7 +129,7 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     fn run(mut self) -> Result<(), Error> {
         loop {
-            if self.is_child_missing() && self.start_at <= Instant::now() {
+            if self.is_child_missing() && self.pace.start_at <= Instant::now() {
                 self.start()?;
             }
             if self.is_stopping && self.children.is_empty() {
@@ -170,30 +164,23 @@ impl Supervisor<'_> {
             Ok(child) => self.children.push(child),
             Err(e) if !self.has_served => return Err(Error::Worker(e)),
             Err(e) => {
-                self.failures += 1;
-                let delay = self.put_off();
+                self.pace.count_failure();
+                let delay = self.pace.put_off(self.has(Phase::Serving));
                 log::error!("no fresh process can be started: {e}; trying again in {} ms", delay.as_millis());
             }
         }
         Ok(())
     }
 
-    /// Puts the next start off by a delay that grows with the failures in a row.
-    fn put_off(&mut self) -> Duration {
-        let (first, longest) = if self.has(Phase::Serving) { DELAYS_BESIDE } else { DELAYS };
-        let delay = match self.failures {
-            0 => Duration::ZERO,
-            n => longest.min(first.saturating_mul(2_u32.saturating_pow(n - 1))),
-        };
-        self.start_at = Instant::now() + delay;
-        delay
-    }
-
     fn heed(&mut self, signal: i32) -> Result<(), Error> {
         match signal {
             SIGCHLD => self.take_note_of_ends(),
             SIGUSR1 => {
-                self.renew("it was asked for");
+                // The process that has just been told to retire may have asked, too; the one that serves asks again.
+                let is_late = self.has(Phase::Retiring) && self.child(Phase::Serving).is_some_and(|child| child.age() < LATE);
+                if !is_late {
+                    self.renew("it was asked for");
+                }
                 Ok(())
             }
             SIGUSR2 => {
@@ -222,9 +209,9 @@ impl Supervisor<'_> {
         let Some(serving) = self.child(Phase::Serving) else { return };
         let earliest = serving.since + AT_ONCE;
         log::info!("renewal: {why}");
-        self.start_at = self.start_at.max(earliest);
+        self.pace.forget_failures();
+        self.pace.start_at = self.pace.start_at.max(earliest);
         self.renewal_is_wanted = true;
-        self.failures = 0;
         let patience = self.config.shutdown_timeout.min(MAX_DURATION) + STOP_GRACE;
         if let Some(retiring) = self.child(Phase::Retiring) {
             log::warn!("the process that is still finishing its work from the last renewal is stopped first");
@@ -312,10 +299,11 @@ impl Supervisor<'_> {
         if ended.code == Some(2) && self.children.is_empty() {
             return Err(Error::Reported { exit_status: 2 });
         }
-        let is_short = child.phase == Phase::Starting || child.age() < AT_ONCE;
-        self.failures = if is_short { self.failures + 1 } else { 0 };
-        if self.failures >= HOPELESS && !self.has_served {
-            log::error!("no worker process can start: {HOPELESS} in a row ended at once, the last one with {}", ended.how);
+        if child.phase == Phase::Serving && child.age() >= AT_ONCE {
+            self.pace.forget_failures();
+        } else if self.pace.count_failure() && !self.has_served {
+            let (failures, how) = (self.pace.failures, &ended.how);
+            log::error!("no worker process can start: {failures} in a row ended before they served, the last one with {how}");
             return Err(Error::Reported { exit_status: 1 });
         }
         if child.phase == Phase::Serving {
@@ -326,7 +314,7 @@ impl Supervisor<'_> {
             log::warn!("the serving process ended ({}); its successor is about to serve", ended.how);
             return Ok(());
         }
-        let delay = self.put_off().as_millis();
+        let delay = self.pace.put_off(self.has(Phase::Serving)).as_millis();
         match child.phase {
             Phase::Starting => log::warn!("a fresh process ended before it served ({}); trying again in {delay} ms", ended.how),
             _ => log::warn!("the serving process ended ({}); starting a fresh one in {delay} ms", ended.how),
@@ -380,7 +368,7 @@ impl Supervisor<'_> {
 
     /// When something is due, if nothing happens before.
     fn next_look(&self) -> Instant {
-        let start_at = self.is_child_missing().then_some(self.start_at);
+        let start_at = self.is_child_missing().then_some(self.pace.start_at);
         let looks = self.children.iter().map(Child::next_look);
         looks.chain(start_at).min().unwrap_or_else(|| Instant::now() + QUESTIONS.0)
     }

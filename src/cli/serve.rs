@@ -19,6 +19,9 @@ use crate::supervisor::{self, Inherited, Parent};
 
 /// How often a server that retires is asked whether its work is done. It serves nobody any more.
 const RETIREMENT_CHECK: Duration = Duration::from_millis(20);
+/// How often the parent is asked for a renewal until it has begun one. Signals that come together are heard in any order, so a
+/// request may seem to come from the process before.
+const RENEWAL_REMINDER: Duration = Duration::from_millis(250);
 
 /// Serves until a signal asks for a stop.
 pub fn run(config: &Config) -> Result<(), Error> {
@@ -34,7 +37,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
                 return Ok(());
             }
             Err(e) => log::warn!(
-                "no second process can be started without {e}; serving without a supervisor. Mount /proc, or say --no-supervisor"
+                "no second process can be started without {e}; mount /proc, or say --no-supervisor. Serving without a supervisor"
             ),
         }
     }
@@ -100,44 +103,55 @@ enum Event {
     Trouble(Trouble),
 }
 
-/// Does what it is told until the server has ended. Its parent, if it has one, kills it when that takes too long or a second signal
-/// says so; a second one here may be the first one's copy, as systemd tells every process.
+/// What a serving process is about to do by itself.
+#[derive(Clone, Copy)]
+enum Pending {
+    Nothing,
+    /// Ask its parent again to be replaced.
+    Renewal(Parent),
+    /// End, as soon as its work is done.
+    Retirement,
+}
+
+/// Does what it is told until the server has ended. Its parent, if it has one, kills it when that takes too long or a second
+/// signal says so; a second one here may be the first one's copy, as systemd tells every process.
 fn follow(server: Server, events: &Receiver<Event>, parent: Option<Parent>) -> Result<(), Error> {
-    let (mut is_retiring, mut has_asked) = (false, false);
+    let mut pending = Pending::Nothing;
     loop {
-        let event = match is_retiring {
-            false => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            true => events.recv_timeout(RETIREMENT_CHECK),
+        let event = match pending {
+            Pending::Nothing => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Pending::Renewal(_) => events.recv_timeout(RENEWAL_REMINDER),
+            Pending::Retirement => events.recv_timeout(RETIREMENT_CHECK),
         };
-        match (event, parent) {
+        match (event, pending) {
             (Ok(Event::Retire), _) => {
-                is_retiring = true;
+                pending = Pending::Retirement;
                 server.retire();
             }
             (Ok(Event::Alone), _) => server.alone(),
             // The database may no longer be what this process believes it to be: nothing more is to be done to it.
             (Ok(Event::Trouble(Trouble::Broken(_))), _) => return Err(Error::Reported { exit_status: 1 }),
-            (Ok(Event::Trouble(_)), Some(parent)) => {
-                if !is_retiring && !has_asked {
-                    has_asked = true;
+            (Ok(Event::Trouble(_)), Pending::Nothing) => match parent {
+                Some(parent) => {
                     parent.renewal_is_needed();
+                    pending = Pending::Renewal(parent);
                 }
-            }
-            (Ok(Event::Trouble(_)), None) => {
-                server.stop();
-                return Err(Error::Reported { exit_status: supervisor::RENEW });
-            }
+                None => {
+                    server.stop();
+                    return Err(Error::Reported { exit_status: supervisor::RENEW });
+                }
+            },
             (Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected), _) => {
                 log::info!("stopping");
                 server.stop();
                 return Ok(());
             }
-            (Err(RecvTimeoutError::Timeout), _) => {
-                if server.is_retired() {
-                    server.leave();
-                    return Ok(());
-                }
+            (Err(RecvTimeoutError::Timeout), Pending::Renewal(parent)) => parent.renewal_is_needed(),
+            (Err(RecvTimeoutError::Timeout), Pending::Retirement) if server.is_retired() => {
+                server.leave();
+                return Ok(());
             }
+            (Ok(Event::Trouble(_)) | Err(RecvTimeoutError::Timeout), _) => {}
         }
     }
 }

@@ -27,8 +27,8 @@ const BACKLOG: Backlog = Backlog::MAXCONN;
 /// it up to a tick of its clock, 1 to 10 ms: the thread that writes must not wait, and hands the rest to the blocking pool.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(1);
 
-/// How long to wait for an address that is in use. The child of a killed server listens for a moment longer than its parent lived, and
-/// a restart must not fail over that.
+/// How long to wait for an address that is in use. The child of a killed server listens for a moment longer than its parent
+/// lived, and a restart must not fail over that.
 const BIND_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An address to listen on, as configured.
@@ -77,7 +77,8 @@ impl fmt::Display for Address {
 }
 
 impl Listener {
-    /// Binds the configured address, and waits for a second if it is in use. A Unix socket that nobody listens on any more is replaced.
+    /// Binds the configured address, and waits for a second if it is in use. A Unix socket that nobody listens on any more is
+    /// replaced.
     ///
     /// # Errors
     /// [`Error::Listen`].

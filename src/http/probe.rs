@@ -1,7 +1,7 @@
 //! A question from outside: does a server answer? Asked by the parent of the process that serves.
 //!
-//! The question is a request that only a worker thread answers: a line that is no request would be answered by tiny_http itself, which
-//! proves nothing of the workers. Whatever HTTP comes back is a sign of life, a refusal too.
+//! The question is a request that only a worker thread answers: a line that is no request would be answered by tiny_http
+//! itself, which proves nothing of the workers. Whatever HTTP comes back is a sign of life, a refusal too.
 //!
 //! Every step has a bound, also where the backlog is full and connecting would wait.
 

@@ -23,8 +23,8 @@ pub const WORKER_OF: &str = "ORDERD_WORKER_OF";
 pub const PREDECESSOR_LIVES: &str = "ORDERD_PREDECESSOR_LIVES";
 /// Tells a child which file its parent has locked, as a path without links: where a link points may have changed since.
 pub const LOCKED: &str = "ORDERD_LOCKED";
-/// Has glibc give memory back: few arenas, and large pieces that go back to the system when they are freed. It reads them when a
-/// process starts, so only a parent can set them.
+/// Has glibc give memory back: few arenas, and large pieces that go back to the system when they are freed. It reads them when
+/// a process starts, so only a parent can set them.
 pub const ALLOCATOR: [(&str, &str); 3] =
     [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
 
@@ -124,8 +124,8 @@ pub fn next_ended() -> Option<Ended> {
     }
 }
 
-/// A look at the memory of one process. The file stays open, so a look costs one system call and never sees another process that
-/// has got the same id.
+/// A look at the memory of one process. The file stays open, so a look costs one system call and never sees another process
+/// that has got the same id.
 #[derive(Debug)]
 pub struct Memory(Option<File>);
 

@@ -18,7 +18,8 @@ use crate::http::listener::{Address, Listener};
 use crate::os::processes::{LOCKED, Memory, PREDECESSOR_LIVES, WORKER_OF, allocator_settings};
 use crate::store::Lock;
 
-/// How often the memory of a child is looked at: while it grows or is large, and otherwise. An idle machine is to be left alone.
+/// How often the memory of a child is looked at: while it grows or is large, and otherwise. An idle machine is to be left
+/// alone.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// What a child may take between two looks without counting as one that grows, in bytes.
 const NO_GROWTH: u64 = 1 << 20;
@@ -105,7 +106,8 @@ impl Child {
         if predecessor_lives {
             command.env(PREDECESSOR_LIVES, "1");
         }
-        // Its end is waited for among all others, so std's handle on it is not kept. The kernel's process ids are positive and fit.
+        // Its end is waited for among all others, so std's handle on it is not kept. The kernel's process ids are positive and
+        // fit.
         let id = Pid::from_raw(command.spawn()?.id() as i32);
         let now = Instant::now();
         let too_slow = "a fresh process takes too long to serve, and is ended";

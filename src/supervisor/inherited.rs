@@ -1,7 +1,7 @@
 //! The child's end: what a serving process has from its parent, and the two things that it tells it.
 //!
-//! The listening socket is its standard input and the database's lock its standard output, so that no descriptor needs a number of
-//! its own. From the moment it has taken them over it dies with its parent.
+//! The listening socket is its standard input and the database's lock its standard output, so that no descriptor needs a number
+//! of its own. From the moment it has taken them over it dies with its parent.
 
 use std::fs::File;
 use std::io;

@@ -2,8 +2,8 @@
 //!
 //! As a subreaper, the parent becomes the parent of every descendant that has lost its own. Not all of them are ours to end: a
 //! shell may have started a daemon, or a reader of our log, before it became orderd by `exec`; and to process 1 of a container
-//! come the orphans of everybody there. Those are told apart by what was there before the first child, by process group and by session.
-//! A fresh child looks for leftovers too, yet it finds only those that have kept their environment.
+//! come the orphans of everybody there. Those are told apart by what was there before the first child, by process group and by
+//! session. A fresh child looks for leftovers too, yet it finds only those that have kept their environment.
 
 use std::time::{Duration, Instant};
 
