@@ -303,7 +303,10 @@ impl Core {
 
     /// Whether what comes from `peer` is of the connection that was blocked: that is still there, or it has gone and no other is.
     fn is_same(&self, peer: &SocketAddr, blocked: Option<Socket>) -> bool {
-        blocked.is_some_and(|socket| socket.is_with(peer)) || self.sockets.find(peer).is_none()
+        match self.sockets.find(peer) {
+            Some(connected) => blocked.is_some_and(|socket| socket.is_of(&connected)),
+            None => true,
+        }
     }
 
     /// Gets rid of a request without an answer.

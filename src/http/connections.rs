@@ -90,8 +90,8 @@ pub enum Activity {
     Busy,
     /// Nothing is; it was last heard of at this time.
     Idle(Instant),
-    /// It is blocked.
-    Blocked,
+    /// It is blocked; it was last heard of at this time.
+    Blocked(Instant),
     /// No request has come from it yet.
     Unknown,
 }
@@ -177,7 +177,7 @@ impl<T, S> Connections<T, S> {
         match unpoisoned(&self.0).get(peer) {
             Some(Entry { state: State::Busy(_), .. }) => Activity::Busy,
             Some(Entry { state: State::Idle, heard }) => Activity::Idle(*heard),
-            Some(Entry { state: State::Blocked(_), .. }) => Activity::Blocked,
+            Some(Entry { state: State::Blocked(_), heard }) => Activity::Blocked(*heard),
             None => Activity::Unknown,
         }
     }
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(table.arrive(peer(1), 5, |_| false).0, Arrival::Goes(5), "the next connection from that address");
         table.block(&peer(1), true);
         table.sweep(|_| true, |_, _| false);
-        assert_eq!(table.activity(&peer(1)), Activity::Blocked, "requests may still come of it");
+        assert!(matches!(table.activity(&peer(1)), Activity::Blocked(_)), "requests may still come of it");
     }
 
     #[test]

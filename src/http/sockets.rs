@@ -52,7 +52,9 @@ impl Sockets {
                 fd
             }
         };
-        Some(Socket { fd, inode: inode_of(fd)? })
+        let socket = Socket { fd, inode: inode_of(fd)? };
+        // The number may have been another's already when its inode was read.
+        is_with_peer(&fd).then_some(socket)
     }
 
     /// Every descriptor of a socket on the port, with its peer; the listening ones and dead connections have none.
@@ -62,6 +64,11 @@ impl Sockets {
 }
 
 impl Socket {
+    /// Whether both are of one connection, which has two descriptors.
+    pub fn is_of(&self, other: &Socket) -> bool {
+        self.inode == other.inode
+    }
+
     /// Whether it is still connected with `peer`.
     pub fn is_with(&self, peer: &SocketAddr) -> bool {
         peer_of(self.fd).as_ref() == Some(peer) && inode_of(self.fd) == Some(self.inode)

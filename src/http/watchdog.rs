@@ -303,11 +303,12 @@ impl Sweep {
     }
 
     fn judge(&self, core: &Core, fd: RawFd, mut seen: Seen, now: Instant) -> Seen {
-        let activity = seen.peer.map_or(Activity::Blocked, |peer| core.connections.activity(&peer));
+        let activity = seen.peer.map(|peer| core.connections.activity(&peer));
         let heard = match activity {
-            Activity::Busy => now,
-            Activity::Idle(heard) => heard,
-            Activity::Blocked | Activity::Unknown => seen.since,
+            Some(Activity::Busy) => now,
+            Some(Activity::Idle(heard) | Activity::Blocked(heard)) => heard,
+            // It is dead, or has never been heard of.
+            None | Some(Activity::Unknown) => seen.since,
         };
         if heard > seen.since {
             return Seen { since: heard, state: Standing::Fine, ..seen };
@@ -321,7 +322,8 @@ impl Sweep {
                 }
             }
             Standing::Fine => {
-                let is_over = silent >= TO_CLOSE && (activity == Activity::Blocked || sockets::has_ended(fd));
+                let is_over =
+                    silent >= TO_CLOSE && (matches!(activity, None | Some(Activity::Blocked(_))) || sockets::has_ended(fd));
                 if is_over || silent >= self.patience {
                     sockets::shutdown(fd, Shutdown::Both);
                     seen = Seen { since: now, state: Standing::Closing, ..seen };
