@@ -251,7 +251,7 @@ struct Blocked {
 impl Blocked {
     fn shutdown(&self, how: Shutdown) {
         if let Some(socket) = self.socket {
-            socket.shutdown(&self.peer, how);
+            self.core.sockets.shutdown(socket, &self.peer, how);
         }
     }
 
@@ -374,7 +374,7 @@ impl Http {
             intake: Mutex::default(),
             ready: Mutex::default(),
             connections: Connections::new(),
-            sockets: Sockets::new(own.port()),
+            sockets: Sockets::new(own.port()).map_err(cannot)?,
             watchdog: Watchdog::new(on_renewal),
             blocking: Blocking::default(),
             answers: Room::new(MAX_ANSWER_BYTES),

@@ -1,19 +1,24 @@
 //! The descriptors of connections, found by their peers, as tiny_http hands none of them out.
 //!
-//! A descriptor may be closed by tiny_http at any time, and its number then belongs to another connection. So a [`Socket`] is
-//! always asked again before it is believed: by its peer, and by its inode, which no later socket has.
+//! A descriptor may be closed by tiny_http at any time, and its number then belongs to another connection: to ask whose it is and
+//! then to shut it down would now and then hit the wrong one. So a number is first sent to ourselves over a pair of Unix sockets
+//! (`SCM_RIGHTS`), which gives a duplicate that is ours alone, in one step; that is asked, and that is shut down. A [`Socket`] is
+//! told from every later one by its inode.
 //!
 //! Looking through all descriptors takes milliseconds when a thousand are connected, and whoever sends nonsense makes us look.
 //! The kernel gives a new connection the lowest number that is free, so whoever comes again and again has a number that was found
 //! lately: those are tried first.
 
 use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
-use nix::sys::socket::{self, MsgFlags, SockaddrStorage};
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage,
+};
 
 use crate::os::sync::unpoisoned;
 
@@ -24,6 +29,8 @@ const LATELY: usize = 64;
 pub struct Sockets {
     port: u16,
     lately: Mutex<VecDeque<RawFd>>,
+    /// What is written into the one comes out of the other.
+    to_ourselves: Mutex<(OwnedFd, OwnedFd)>,
 }
 
 /// One of the two descriptors that tiny_http has of a connection.
@@ -33,63 +40,105 @@ pub struct Socket {
     inode: u64,
 }
 
+impl Socket {
+    /// Whether both are of one connection.
+    pub fn is_of(&self, other: &Socket) -> bool {
+        self.inode == other.inode
+    }
+}
+
 impl Sockets {
     /// Of a server that listens on `port`.
-    pub fn new(port: u16) -> Sockets {
-        Sockets { port, lately: Mutex::default() }
+    ///
+    /// # Errors
+    /// What the system says if it has no descriptors left.
+    pub fn new(port: u16) -> io::Result<Sockets> {
+        let pair = socket::socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok(Sockets { port, lately: Mutex::default(), to_ourselves: Mutex::new(pair) })
     }
 
     /// The socket that is connected with `peer`, unless that has gone.
     pub fn find(&self, peer: &SocketAddr) -> Option<Socket> {
-        let is_with_peer = |fd: &RawFd| peer_of(*fd).as_ref() == Some(peer) && is_on(*fd, self.port);
         let mut lately = unpoisoned(&self.lately);
-        let fd = match lately.iter().copied().find(is_with_peer) {
-            Some(fd) => fd,
-            None => {
-                let fd = all().find(is_with_peer)?;
-                lately.push_front(fd);
-                lately.truncate(LATELY);
-                fd
-            }
-        };
-        let socket = Socket { fd, inode: inode_of(fd)? };
-        // The number may have been another's already when its inode was read.
-        is_with_peer(&fd).then_some(socket)
+        let remembered = lately.iter().find_map(|fd| self.identify(*fd, peer));
+        remembered.or_else(|| {
+            let found = all().find_map(|fd| self.identify(fd, peer))?;
+            lately.push_front(found.fd);
+            lately.truncate(LATELY);
+            Some(found)
+        })
     }
 
     /// Every descriptor of a socket on the port, with its peer; the listening ones and dead connections have none.
     pub fn walk(&self) -> impl Iterator<Item = (RawFd, Option<SocketAddr>)> {
         all().filter(|fd| is_on(*fd, self.port)).map(|fd| (fd, peer_of(fd)))
     }
-}
 
-impl Socket {
-    /// Whether both are of one connection, which has two descriptors.
-    pub fn is_of(&self, other: &Socket) -> bool {
-        self.inode == other.inode
+    /// Whether `socket` is still connected with `peer`.
+    pub fn is_connected(&self, socket: Socket, peer: &SocketAddr) -> bool {
+        self.find(peer).is_some_and(|connected| connected.is_of(&socket))
     }
 
-    /// Whether it is still connected with `peer`.
-    pub fn is_with(&self, peer: &SocketAddr) -> bool {
-        peer_of(self.fd).as_ref() == Some(peer) && inode_of(self.fd) == Some(self.inode)
-    }
-
-    /// Shuts it down if it is still connected with `peer`, which ends every read or write that is blocked on it.
-    pub fn shutdown(&self, peer: &SocketAddr, how: Shutdown) {
-        if self.is_with(peer) {
-            shutdown(self.fd, how);
+    /// Shuts a connection down if it is still there, which ends every read or write that is blocked on it.
+    pub fn shutdown(&self, socket: Socket, peer: &SocketAddr, how: Shutdown) {
+        // tiny_http may have closed one of its two descriptors meanwhile.
+        let connected = [Some(socket), self.find(peer)].into_iter().flatten().filter(|other| other.is_of(&socket));
+        let pinned = connected.filter_map(|other| self.pin(other.fd)).find(|pinned| inode_of(pinned.0) == Some(socket.inode));
+        if let Some(pinned) = pinned {
+            pinned.shutdown(how);
         }
     }
+
+    /// Shuts down a connection that [`walk`](Self::walk) has shown, if it still has the same peer.
+    pub fn shutdown_number(&self, fd: RawFd, peer: Option<SocketAddr>) {
+        if let Some(pinned) = self.pin(fd).filter(|pinned| is_on(pinned.0, self.port) && peer_of(pinned.0) == peer) {
+            pinned.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn identify(&self, fd: RawFd, peer: &SocketAddr) -> Option<Socket> {
+        let is_with_peer = |fd| peer_of(fd).as_ref() == Some(peer) && is_on(fd, self.port);
+        // First of all without a duplicate, which costs more.
+        let pinned = is_with_peer(fd).then(|| self.pin(fd)).flatten().filter(|pinned| is_with_peer(pinned.0))?;
+        Some(Socket { fd, inode: inode_of(pinned.0)? })
+    }
+
+    /// A duplicate of a descriptor that another thread may close at any time.
+    fn pin(&self, fd: RawFd) -> Option<Pinned> {
+        let pair = unpoisoned(&self.to_ourselves);
+        let (from, to) = (pair.0.as_raw_fd(), pair.1.as_raw_fd());
+        let message = [IoSlice::new(&[0])];
+        socket::sendmsg::<()>(from, &message, &[ControlMessage::ScmRights(&[fd])], MsgFlags::MSG_DONTWAIT, None).ok()?;
+        let (mut byte, mut space) = ([0], nix::cmsg_space!([RawFd; 1]));
+        let mut into = [IoSliceMut::new(&mut byte)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = socket::recvmsg::<()>(to, &mut into, Some(&mut space), flags).ok()?;
+        received.cmsgs().ok()?.find_map(|message| match message {
+            ControlMessageOwned::ScmRights(fds) => fds.first().copied().map(Pinned),
+            _ => None,
+        })
+    }
 }
 
-/// Shuts a socket down. Should it have ended just now, nothing is left to be shut down.
-pub fn shutdown(fd: RawFd, how: Shutdown) {
-    let how = match how {
-        Shutdown::Read => socket::Shutdown::Read,
-        Shutdown::Write => socket::Shutdown::Write,
-        Shutdown::Both => socket::Shutdown::Both,
-    };
-    let _ = socket::shutdown(fd, how);
+/// A descriptor of our own, closed when dropped.
+struct Pinned(RawFd);
+
+impl Pinned {
+    fn shutdown(&self, how: Shutdown) {
+        let how = match how {
+            Shutdown::Read => socket::Shutdown::Read,
+            Shutdown::Write => socket::Shutdown::Write,
+            Shutdown::Both => socket::Shutdown::Both,
+        };
+        // Should its client have gone just now, nothing is left to be shut down.
+        let _ = socket::shutdown(self.0, how);
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = nix::unistd::close(self.0);
+    }
 }
 
 /// Whether the peer has closed its side and all that it sent has been read.
@@ -137,17 +186,17 @@ mod tests {
     fn a_connection_is_found_by_its_peer_also_when_its_number_belonged_to_another() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let sockets = Sockets::new(address.port());
+        let sockets = Sockets::new(address.port()).unwrap();
         for _ in 0..2 * LATELY {
             let client = TcpStream::connect(address).unwrap();
             let (server, peer) = listener.accept().unwrap();
             let found = sockets.find(&peer).unwrap();
             assert_eq!(sockets.find(&peer), Some(found));
-            assert!(found.is_with(&peer));
+            assert!(sockets.is_connected(found, &peer));
             assert!(sockets.walk().any(|(_, other)| other == Some(peer)));
             drop((client, server));
             assert_eq!(sockets.find(&peer), None);
-            assert!(!found.is_with(&peer));
+            assert!(!sockets.is_connected(found, &peer));
         }
     }
 
@@ -157,7 +206,29 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let _client = TcpStream::connect(address).unwrap();
         let (_server, _) = listener.accept().unwrap();
-        assert_eq!(Sockets::new(address.port()).find(&address), None);
+        assert_eq!(Sockets::new(address.port()).unwrap().find(&address), None);
+    }
+
+    #[test]
+    fn a_connection_is_shut_down_also_by_its_other_descriptor_and_no_other_by_its_number() {
+        use std::io::Read;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let sockets = Sockets::new(address.port()).unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        let (server, peer) = listener.accept().unwrap();
+        let other_half = server.try_clone().unwrap();
+        let found = sockets.find(&peer).unwrap();
+        let same = Socket { fd: other_half.as_raw_fd(), ..found };
+        drop(if found.fd == server.as_raw_fd() { server } else { other_half });
+        // Whatever gets the number now must not be hit.
+        let mut innocent = TcpStream::connect(address).unwrap();
+        let (_kept, _) = listener.accept().unwrap();
+        sockets.shutdown(found, &peer, Shutdown::Both);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert!(found.is_of(&same));
+        innocent.set_nonblocking(true).unwrap();
+        assert_eq!(innocent.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -233,7 +233,7 @@ fn cut_the_late(core: &Core, otherwise: Instant) -> Instant {
     drop(deadlines);
     for Deadline { peer, socket, how, .. } in late {
         if let Some(socket) = socket.or_else(|| core.sockets.find(&peer)) {
-            socket.shutdown(&peer, how);
+            core.sockets.shutdown(socket, &peer, how);
         }
     }
     next
@@ -295,8 +295,10 @@ impl Sweep {
             self.seen.insert(fd, self.judge(core, fd, seen, now));
         }
         let connected: std::collections::HashSet<_> = self.seen.values().filter_map(|seen| seen.peer).collect();
-        core.connections
-            .sweep(|peer| connected.contains(peer), |peer, blocked| blocked.is_some_and(|socket| socket.is_with(peer)));
+        core.connections.sweep(
+            |peer| connected.contains(peer),
+            |peer, blocked| blocked.is_some_and(|socket| core.sockets.is_connected(socket, peer)),
+        );
         // tiny_http has two descriptors of each.
         let lost = self.seen.values().filter(|seen| seen.state == Standing::Lost).count() / 2;
         Census { connections: self.seen.len() / 2, lost }
@@ -325,7 +327,7 @@ impl Sweep {
                 let is_over =
                     silent >= TO_CLOSE && (matches!(activity, None | Some(Activity::Blocked(_))) || sockets::has_ended(fd));
                 if is_over || silent >= self.patience {
-                    sockets::shutdown(fd, Shutdown::Both);
+                    core.sockets.shutdown_number(fd, seen.peer);
                     seen = Seen { since: now, state: Standing::Closing, ..seen };
                 }
             }

@@ -70,7 +70,7 @@ impl Core {
         if self.relay.as_ref().is_some_and(|relay| !relay.is_from(&peer)) {
             // Some other program has found the inner port.
             if let Some(socket) = self.sockets.find(&peer) {
-                socket.shutdown(&peer, Shutdown::Both);
+                self.sockets.shutdown(socket, &peer, Shutdown::Both);
             }
             self.discard(request);
             return None;
