@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(arrive(&table, 2, 2), Arrival::Goes(2));
         assert_eq!(arrive(&table, 1, 3), Arrival::Waits);
         table.block(&peer(2), true);
-        assert_eq!(table.release(&peer(2)), []);
+        assert!(table.release(&peer(2)).is_empty());
         assert_eq!(arrive(&table, 2, 4), Arrival::Blocked(4));
         assert_eq!(table.end_turn(&peer(1)), Some(3));
     }

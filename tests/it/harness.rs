@@ -24,7 +24,7 @@ use orderd::Address;
 
 pub use client::{Answer, Client};
 pub use conversation::Conversation;
-pub use load::{Report, beside};
+pub use load::beside;
 pub use local::Local;
 pub use process::{Ended, Process, in_clean_environment, is_running, orderd, signal};
 pub use readers::{SlowReaders, Wanted};
@@ -33,7 +33,7 @@ pub use requests::{
     long_order, old, order, post, post_in_chunks, request, with,
 };
 pub use slow::{is_slow_run, left_out, quick_or_slow};
-pub use sockets::{connect_from, connect_with_small_buffer, enough_descriptors, host, raw, resets_when_closed, tcp_address};
+pub use sockets::{connect_from, connect_from_afar, enough_descriptors, host, raw, resets_when_closed, tcp_address};
 pub use worker::{Worker, most_memory_during};
 
 /// The time to wait for what should come soon: far more than any machine needs.
@@ -138,16 +138,17 @@ pub fn connection(path: &Path) -> rusqlite::Connection {
     connection
 }
 
-/// Puts completed orders of the largest kind into the database, as another program might: `big-0`, `big-1`, …, with so many
-/// items of 255 characters, each of which JSON escapes.
+/// Puts completed orders `big-0`, `big-1`, … of so many items into the database, as another program might.
 pub fn put_large_orders(path: &Path, orders: usize, items: usize) {
+    (0..orders).for_each(|n| put_large_order(path, n, items));
+}
+
+/// Puts the order `big-{n}` of the user `big` into the database, with so many items of 255 characters that JSON escapes.
+pub fn put_large_order(path: &Path, n: usize, items: usize) {
     let items = format!("[{}]", vec![format!("\"{}\"", "\\\"".repeat(255)); items].join(","));
-    let mut connection = connection(path);
-    let transaction = connection.transaction().unwrap();
     let columns = "order_id, user_id, item_ids, total_amount, status, created_at, completed_at";
-    let sql = format!("INSERT INTO orders ({columns}) VALUES ('big-' || ?1, 'user1', ?2, '1', 'Completed', 1000, 1000)");
-    (0..orders).for_each(|n| _ = transaction.execute(&sql, (n as i64, &items)).unwrap());
-    transaction.commit().unwrap();
+    let sql = format!("INSERT INTO orders ({columns}) VALUES ('big-' || ?1, 'big', ?2, '1', 'Completed', 1000, 1000)");
+    connection(path).execute(&sql, (n as i64, &items)).unwrap();
 }
 
 /// What `/metrics` says.

@@ -13,6 +13,7 @@ mod tidy;
 mod api {
     mod browsers;
     mod input;
+    mod pages;
     mod records;
     mod requests;
 }
@@ -21,11 +22,14 @@ mod http {
     mod bodies;
     mod connections;
     mod crowd;
+    mod everything;
     mod framing;
     mod hazards;
     mod hostile;
     mod hosts;
     mod pipelines;
+    mod slow_readers;
+    mod unix;
 }
 
 mod store {
@@ -45,6 +49,8 @@ mod process {
     mod cli;
     mod examples;
     mod operator;
+    mod renewal;
+    mod start;
     mod stop;
     mod supervisor;
 }

@@ -1,4 +1,9 @@
-//! The source tree itself: headers, sizes, reasons for dependencies, and the agreement of the documents with the code.
+//! The source tree itself: headers, sizes, who imports whom, reasons for dependencies, and the agreement of the documents with
+//! the code.
+//!
+//! Nothing is run here. What fails names the file and what to do about it.
+
+mod rooms;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,17 +59,24 @@ fn no_file_outgrows_its_subject() {
     }
 }
 
+/// Also that only the store names SQLite, and only the edge names tiny_http.
 #[test]
-fn only_the_store_names_sqlite_and_only_the_edge_names_tiny_http() {
+fn a_room_imports_only_those_that_the_table_lets_it() {
     let source = root().join("src");
-    for (path, text) in sources() {
-        let Ok(name) = path.strip_prefix(&source) else { continue };
-        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-        let in_store = name.starts_with("store") || name == Path::new("store.rs");
-        let at_edge = ["server", "server.rs", "wire.rs", "door.rs"].iter().any(|edge| name.starts_with(edge));
-        assert!(in_store || !code.contains("rusqlite::"), "{} names rusqlite", name.display());
-        assert!(at_edge || !code.contains("tiny_http::"), "{} names tiny_http", name.display());
-    }
+    let files: Vec<_> = sources()
+        .into_iter()
+        .filter_map(|(path, text)| Some((path.strip_prefix(&source).ok()?.to_str().unwrap().to_string(), text)))
+        .collect();
+    let faults = rooms::faults(&files);
+    assert!(faults.is_empty(), "{} imports against the table:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn the_changelog_has_a_heading_for_this_version() {
+    let changelog = read("CHANGELOG.md");
+    let version = env!("CARGO_PKG_VERSION");
+    let words = |line: &str| line.split(|c: char| !c.is_alphanumeric() && c != '.' && c != '-').any(|word| word == version);
+    assert!(changelog.lines().any(|line| line.starts_with('#') && words(line)), "CHANGELOG.md has no heading for {version}");
 }
 
 #[test]

@@ -1,4 +1,7 @@
 //! Bodies that are no orders: each is answered 422 with everything that is wrong with it, and nothing is stored.
+//!
+//! The answers have the form that clients of the first order server know. What is a fault, the unit tests of `order` say in full;
+//! here it comes over a socket.
 
 use crate::harness::{Local, Serving, created, order};
 

@@ -1,4 +1,7 @@
 //! Reading back: the record of an order, and the listing of all of them, page by page.
+//!
+//! A record says everything that is known of its order, to the letter. A walk over the pages shows each order once while others
+//! arrive. What pages of large records cost is held in `pages.rs`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

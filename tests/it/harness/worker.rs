@@ -38,18 +38,14 @@ impl Worker {
         found
     }
 
-    /// Whether there is none.
-    pub fn none_of(server: &Process) -> bool {
-        children(server.id()).is_empty()
+    /// How many there are. More than one while one is renewed.
+    pub fn all_of(server: &Process) -> usize {
+        children(server.id()).len()
     }
 
     /// Any process.
     pub fn with_id(id: u32) -> Worker {
         Worker(id)
-    }
-
-    pub fn id(self) -> u32 {
-        self.0
     }
 
     /// Sends a signal by its name.

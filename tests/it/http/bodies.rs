@@ -1,4 +1,6 @@
 //! Bodies that come in pieces, late, or not at all: chunked ones, long ones, those held back for `100 Continue`.
+//!
+//! Each is taken, or refused with its reason and within a time that is set. Whoever else asks meanwhile does not notice.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -37,7 +39,7 @@ fn an_order_may_come_in_chunks() {
 
 #[test]
 fn an_order_may_wait_for_100_continue() {
-    for (n, framing) in [length_of(&order("0")), CHUNKED.into()].iter().enumerate() {
+    for (n, framing) in [length_of(order("0")), CHUNKED.into()].iter().enumerate() {
         let server = Local::idle();
         let mut client = server.client();
         let body = order("0");

@@ -1,6 +1,6 @@
 //! Crowds: many keep-alive connections opened at once, none of which closes before all are answered.
 //!
-//! Without the door tiny_http leaves some of them waiting until others close, see `hazards.rs`; the door's nudge every second
+//! Without nudges tiny_http leaves some of them waiting until others close, see `hazards.rs`; the nudge that comes every second
 //! alone would release one a second. So the deadlines here can be generous and still tell: what is left to that takes minutes.
 //! The slowest answer of each burst is printed (`--nocapture`).
 
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use orderd::Address;
 
 use crate::harness::{
-    Folder, Local, PATIENCE, Process, Serving, Worker, connect_from, enough_descriptors, get, host, is_slow_run, left_out,
-    orderd, poll_until, tcp_address,
+    Folder, Local, PATIENCE, Process, Serving, Worker, connect_from, created, enough_descriptors, get, host, is_slow_run,
+    left_out, long_order, orderd, poll_until, post, quick_or_slow, tcp_address,
 };
 
 /// When all must have been answered.
@@ -123,7 +123,7 @@ fn crowds_after_a_quiet_spell_are_all_answered() {
     }
 }
 
-/// The library has all of the door.
+/// The library has all of it.
 #[test]
 fn a_crowd_is_served_by_an_embedded_server_too() {
     let server = Local::idle();
@@ -153,5 +153,42 @@ fn a_crowd_from_ports_that_were_used_before_is_served_too() {
             quiet(&server, at_first);
         }
     }
+    server.stop();
+}
+
+/// Orders that tiny_http does not read ahead. Once only 64 of them could come at a time, and the others were refused or cut.
+#[test]
+fn a_crowd_that_posts_orders_of_two_kilobytes_is_served_like_one_of_small_ones() {
+    const THREADS: usize = 8;
+    if !enough_descriptors() {
+        return;
+    }
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--concurrency", "0"]);
+    let connections = quick_or_slow(200, 1_000) / THREADS;
+    let spell = quick_or_slow(Duration::from_secs(2), Duration::from_secs(20));
+    let stored: usize = std::thread::scope(|scope| {
+        let server = &server;
+        let post_for_a_spell = |thread: usize| {
+            let mut crowd: Vec<_> = (0..connections).map(|_| server.client()).collect();
+            let (over, mut stored) = (Instant::now() + spell, 0);
+            while Instant::now() < over {
+                let id = |n: usize| format!("{thread}-{}", stored + n);
+                for (n, client) in crowd.iter_mut().enumerate() {
+                    client.send(post(long_order(&id(n), 2_000))).unwrap();
+                }
+                for (n, client) in crowd.iter_mut().enumerate() {
+                    client.set_read_timeout(PATIENCE).unwrap();
+                    client.answer().expect(200, &created(&id(n)));
+                }
+                stored += crowd.len();
+            }
+            stored
+        };
+        let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || post_for_a_spell(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    eprintln!("{stored} orders of 2 kB in {spell:?}");
+    assert_eq!(server.metrics().total, stored as u64);
     server.stop();
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{JSON, Local, PATIENCE, Serving, badly_framed, created, get, order, post, request};
+use crate::harness::{JSON, Local, PATIENCE, Serving, badly_framed, created, get, length_of, order, post, request};
 
 /// Sends `bytes`, and returns all that comes until the server closes the connection.
 #[track_caller]
@@ -123,6 +123,22 @@ fn a_body_sent_long_after_its_refused_request_is_not_looked_at() {
     let _ = client.send(post(order("smuggled")));
     client.set_read_timeout(Duration::from_secs(20)).unwrap();
     assert!(!matches!(client.read_rest(), Ok(rest) if !rest.is_empty()), "there was a second answer");
+    assert_eq!(server.rows(), []);
+}
+
+/// RFC 9112, 3.2. One of HTTP/1.0 need not say.
+#[test]
+fn a_request_that_names_no_host_or_two_is_refused_and_does_nothing() {
+    let server = Local::idle();
+    let body = order("1");
+    let rest = format!("{JSON}\r\n{}\r\nConnection: close\r\n\r\n{body}", length_of(&body));
+    for hosts in ["", "Host: localhost\r\nHost: localhost\r\n", "Host: localhost\r\nhost: 127.0.0.1\r\n"] {
+        let said = everything_said_to(&server, format!("POST /order HTTP/1.1\r\n{hosts}{rest}"));
+        assert!(said.starts_with("HTTP/1.1 400 "), "{hosts:?}: {said}");
+        assert_eq!(said.matches("HTTP/1.1").count(), 1, "{hosts:?}: {said}");
+        let said = everything_said_to(&server, format!("GET /metrics HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n"));
+        assert!(said.starts_with("HTTP/1.1 400 "), "{hosts:?}: {said}");
+    }
     assert_eq!(server.rows(), []);
 }
 

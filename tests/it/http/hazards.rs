@@ -1,4 +1,4 @@
-//! What tiny_http 0.12 does by itself, shown on a bare server of it: the reasons for `door.rs`, `bodies.rs` and `supervisor.rs`.
+//! What tiny_http 0.12 does by itself, shown on a bare server of it: the reasons for much of `http` and for the supervisor.
 //!
 //! These are controls. If one fails after an update of tiny_http, the hazard is gone, and so can be what holds it in orderd.
 //! A hazard that ends the process is shown in a process of its own: this test binary, told to run one ignored test.
@@ -65,7 +65,7 @@ fn hears(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Hazard 1, which `Door::enter` mends.
+/// Hazard 1, which nudges mend.
 #[test]
 fn of_eight_connections_at_once_some_wait_until_others_close() {
     // It takes bad luck, of which there is plenty: seldom does it need a second round.
@@ -83,7 +83,7 @@ fn of_eight_connections_at_once_some_wait_until_others_close() {
     assert!(waited, "every burst was served at once");
 }
 
-/// Hazard 2, which `Door::forget` mends.
+/// Hazard 2: such a request must never be dropped.
 #[test]
 fn one_request_aborts_the_whole_process() {
     let mut server = BareProcess::start();
@@ -110,7 +110,7 @@ fn a_header_without_an_end_is_collected() {
     assert!(comes_true(PATIENCE, || memory() >= before + SENT as u64), "it does not grow");
 }
 
-/// Hazard 6, which `bodies.rs` mends.
+/// Hazard 6, which a pool of its own for what blocks mends.
 #[test]
 fn a_slow_body_holds_a_worker() {
     let server = Bare::start(1);
@@ -127,7 +127,7 @@ fn a_slow_body_holds_a_worker() {
     assert!(hears(&mut other));
 }
 
-/// Hazard 11, which `Head::framing` mends.
+/// Hazard 11, which a look at the framing before the body mends.
 #[test]
 fn a_body_of_unclear_length_is_taken_for_a_request() {
     let server = Bare::start(2);

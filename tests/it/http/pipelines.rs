@@ -1,4 +1,4 @@
-//! The one rule of the front door: a connection has one request under way, and what follows waits in that connection's queue.
+//! The one rule of `http`: a connection has one request under way, and what follows waits in that connection's queue.
 //!
 //! So the requests of a connection are answered in order, and each sees what those before it did, whatever their bodies are
 //! like. And no request that waits for another of its connection keeps a thread, so no such crowd stops the server.

@@ -1,4 +1,7 @@
 //! The command line: flags and their twins in the environment, what is refused and how it is said, signals, and sockets.
+//!
+//! What is refused is refused in one line that names it, with status 2, and leaves no file behind. What a signal means while
+//! commands run is held in `stop.rs`.
 
 use std::fs;
 use std::net::TcpListener;

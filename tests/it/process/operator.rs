@@ -1,4 +1,7 @@
-//! `orderd retry`: what an operator types to have failed orders tried again, and what it says, over TCP and Unix sockets.
+//! `orderd retry`: what an operator types to have failed orders tried again, and what it says.
+//!
+//! It is asked over TCP and over Unix sockets. Each thing that goes wrong is named in one line with its remedy, and with a status
+//! that a script can tell.
 
 use std::fs;
 use std::net::TcpListener;

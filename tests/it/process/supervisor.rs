@@ -170,7 +170,7 @@ fn without_a_supervisor_it_is_one_process() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--no-supervisor"]);
     server.get("/metrics").expect_status(200);
-    assert!(Worker::none_of(&server));
+    assert_eq!(Worker::all_of(&server), 0);
     server.stop();
 }
 
@@ -179,8 +179,8 @@ fn without_a_supervisor_it_is_one_process() {
 fn without_a_supervisor_it_ends_with_status_75_when_only_a_fresh_process_will_do() {
     let folder = Folder::new();
     let mut server = Process::start(&folder, &["--no-supervisor"]);
-    let bomb = request("POST", "/order", &["Content-Length: 9999999999999"], "");
-    poll_until(PATIENCE, || Client::connect(server.address()).and_then(|mut client| client.send(&bomb)).is_err());
+    let absurd = request("POST", "/order", &["Content-Length: 9999999999999"], "");
+    poll_until(PATIENCE, || Client::connect(server.address()).and_then(|mut client| client.send(&absurd)).is_err());
     assert_eq!(server.wait().code(), Some(75), "{}", server.stderr());
     let server = Process::start(&folder, &["--no-supervisor"]);
     server.get("/metrics").expect_status(200);

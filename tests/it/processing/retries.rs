@@ -1,4 +1,6 @@
 //! Attempts that fail: how often they are repeated and when, what a restart remembers of that, and who waits for whom.
+//!
+//! The test turns the clock, so that no delay is waited for. An order that has failed for good is revived by an operator only.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
