@@ -29,11 +29,13 @@ pub fn run(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(&folder)?;
 
     let (labels, printed) = channel();
-    let mut config = Config::default();
-    config.listen = Listen::Tcp("127.0.0.1:0".into());
-    config.db = folder.join("orders.db");
-    config.retry_delay = Duration::from_millis(100);
-    config.work = Work::function(move |order| print_label(order, &labels));
+    let config = Config {
+        listen: Listen::Tcp("127.0.0.1:0".into()),
+        db: folder.join("orders.db"),
+        retry_delay: Duration::from_millis(100),
+        work: Work::function(move |order| print_label(order, &labels)),
+        ..Config::default()
+    };
 
     let server = Server::start(&config)?;
     let Address::Tcp(address) = server.address().clone() else { unreachable!("we asked for TCP") };

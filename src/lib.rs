@@ -61,38 +61,25 @@
 //! go through [`commit`].
 
 pub mod api;
-mod bodies;
-mod census;
-mod client;
-mod clock;
-pub mod commit;
+#[doc(hidden)]
+pub mod cli;
 pub mod config;
-mod descriptors;
-mod door;
 mod error;
-mod intake;
-mod listener;
-mod lock;
-pub mod logging;
-mod metrics;
+mod http;
 pub mod order;
-mod peers;
-mod percent;
-pub mod processor;
-pub mod query;
+mod os;
+mod processing;
 mod server;
-pub mod signals;
-pub mod store;
-pub mod supervisor;
-mod turns;
-mod wire;
-pub mod work;
+mod service;
+mod store;
+mod supervisor;
 
-pub use client::Client;
-pub use clock::Clock;
 pub use config::{Config, Listen};
 pub use error::Error;
-pub use listener::{Address, Listener};
+pub use http::client::Client;
+pub use http::listener::{Address, Listener};
 pub use order::Order;
-pub use server::{Server, Trouble};
-pub use work::{Work, WorkError};
+pub use os::clock::Clock;
+pub use processing::work::{Work, WorkError};
+pub use server::{Foundations, Server, Trouble};
+pub use store::Lock;

@@ -1,168 +1,198 @@
-//! The database: the only place that names rusqlite, and the only one that holds SQL.
+//! Where orders are kept: changes go in, each comes back as its own typed answer once it is on disk; and a few reads.
 //!
-//! A [`Writer`] is one connection that changes things, a [`Readers`] a handful that only look. SQLite's write-ahead log lets
-//! both work at once, so a read never waits for a commit's fsync. Whoever shares a `Writer` puts it behind a mutex; see
-//! `commit.rs`, through which every write goes. Nothing here knows of HTTP or of threads.
+//! [`Store`] is all that the rest of the program sees. No SQL, no connection and no type of the database shows through it.
+//! Changes that arrive together share one transaction and one fsync, all or nothing (`store/commit.rs`). The call that asks for a
+//! change returns at once; its `done` runs on the committer thread, after the commit. Reads run on the thread that asks, see what
+//! was last committed, and never wait for a commit.
 //!
-//! If the power fails in a transaction, none of it is there afterwards; once [`Writer::transaction`] has returned `Ok`, all of
-//! it is (promise 1): `synchronous=FULL` syncs the log before a commit returns. After [`Error::Broken`] neither is certain,
-//! and the process must end.
+//! When a commit fails, every change in it is refused and nothing of it is stored (promise 3). After [`Error::Broken`] nothing
+//! is known for sure: every later change is refused without touching the database, and the process must end. Every function
+//! here returns what the database reports as the [`Error`] that it stands for.
 
-mod change;
-mod file;
-mod list;
-mod read;
-mod schema;
+mod commit;
+mod sqlite;
+#[cfg(test)]
+pub(crate) mod tests;
+mod write;
 
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
-
 use crate::error::Error;
-pub use change::{Claimed, Created, Ending, Outcome, Revived, Tx};
-use file::Identity;
-pub use file::Lock;
-pub use list::{Filter, Page};
-pub use read::{Counts, Look, Readers};
+use crate::order::{NewOrder, Order, OrderId, Status};
+use crate::os::clock::Clock;
+use commit::Committer;
+pub use sqlite::Lock;
+use sqlite::Readers;
+use write::{Asked, Process, Write};
+pub use write::{Claimed, Created, Ending, Outcome, Revived};
 
-/// How long a write waits for another program, such as the sqlite3 shell in the middle of a correction.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Why a change was refused: the error of its transaction, shared by all that were in it.
+pub type Refused = Arc<Error>;
 
-/// The writer's page cache. An order touches a few pages at random places of the indexes; read back from the kernel, each costs
-/// as much again as the insert.
-const WRITER_CACHE_KIB: i64 = 8 << 10;
-
-/// The log is copied back when it has so many pages (of 4 KiB). A page that is changed again and again is copied once, so 8
-/// times SQLite's default made inserts a third faster; and a log of 32 MiB is recovered in some 30 ms after a crash.
-const CHECKPOINT_PAGES: i64 = 8_000;
-
-/// The first SQLite without the WAL-reset corruption of 3.7.0 to 3.51.2.
-const OLDEST_SQLITE: i32 = 3_051_003;
-
-/// Opens the database that `lock` owns, or makes it; brings it up to date; and gives back one writer and `readers` readers.
-///
-/// # Errors
-/// [`Error::Foreign`] or [`Error::TooNew`] with the file untouched; [`Error::Unusable`] when it cannot be opened or written.
-pub fn open(lock: &Lock, readers: usize) -> Result<(Writer, Readers), Error> {
-    let path = lock.database();
-    file::inspect(path)?;
-    let writer = Writer::open(path).map_err(|e| unusable(path, e))?;
-    let readers = (0..readers.max(1)).map(|_| reader(path)).collect::<Result<_, _>>()?;
-    Ok((writer, Readers::new(readers)))
+/// How many orders there are in each status, and how long the completed ones took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Orders in `Pending`.
+    pub pending: u64,
+    /// Orders in `Processing`.
+    pub processing: u64,
+    /// Orders in `Completed`.
+    pub completed: u64,
+    /// Orders in `Failed`.
+    pub failed: u64,
+    /// Milliseconds from creation to completion, summed over completed orders.
+    pub processing_ms: u64,
 }
 
-/// While opening, a database that can't be read or written is the user's to mend, like a wrong flag.
-fn unusable(path: &Path, e: Error) -> Error {
-    match e {
-        Error::Broken(what) => Error::Unusable { file: path.to_path_buf(), source: std::io::Error::other(what) },
-        e => e,
-    }
+/// Which orders to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Those in this status alone.
+    pub status: Option<Status>,
+    /// Those of this user alone.
+    pub user_id: Option<String>,
 }
 
-/// The connection that writes. Every change goes through [`Writer::transaction`].
-pub struct Writer {
-    connection: Connection,
-    /// The database and its log, as they were when opened.
-    files: [Identity; 2],
+/// A page of orders.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The orders, newest first.
+    pub orders: Vec<Order>,
+    /// Where the next page begins, if there are more.
+    pub next: Option<i64>,
 }
 
-impl Writer {
-    fn open(path: &Path) -> Result<Writer, Error> {
-        if rusqlite::version_number() < OLDEST_SQLITE {
-            let text = format!("SQLite {} can corrupt a write-ahead log; build with 3.51.3 or newer", rusqlite::version());
-            return Err(Error::Usage(text));
-        }
-        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
-        // Created with a rollback journal and only then switched to the log, so that the main file's header names its owner
-        // from the first commit on, even if we are killed before the log is copied back for the first time.
-        schema::migrate(&mut connection, path)?;
-        // It keeps the counts itself.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-        set(&connection, "journal_mode", "wal", "wal")?;
-        // FULL syncs the log at every commit; NORMAL would not, and lost acknowledged orders in every power-cut test.
-        set(&connection, "synchronous", "FULL", "2")?;
-        // On macOS alone a plain fsync leaves data in the drive's cache.
-        connection.pragma_update(None, "fullfsync", true)?;
-        connection.pragma_update(None, "checkpoint_fullfsync", true)?;
-        // A log that grew behind one long reader is cut back to this.
-        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-        connection.pragma_update(None, "temp_store", "MEMORY")?;
-        connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-        let mut log = path.as_os_str().to_os_string();
-        log.push("-wal");
-        // The log exists from the first transaction on.
-        connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
-        let identify = |path: PathBuf| Identity::of(path.clone()).map_err(|source| Error::Unusable { file: path, source });
-        let files = [identify(path.to_path_buf())?, identify(log.into())?];
-        Ok(Writer { connection, files })
-    }
+/// The orders on disk. Shared by all threads that need them.
+pub struct Store {
+    committer: Committer,
+    readers: Readers,
+}
 
-    /// Runs `change` in a transaction and commits it with an fsync. All of it is on disk when this returns `Ok`, and none of it
-    /// after an error, except [`Error::Broken`], after which it is unknown.
+impl Store {
+    /// Opens the database that `lock` owns, or makes it, and starts the committer thread. `on_broken` is called once, on that
+    /// thread, when nothing more can be written safely.
     ///
     /// # Errors
-    /// Whatever `change` returns, or what became of the commit.
-    pub fn transaction<T>(&mut self, change: impl FnOnce(&Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // Dropped without a commit, a transaction rolls back.
-        let tx = Tx::within(&transaction);
-        let value = change(&tx)?;
-        tx.write_counts()?;
-        transaction.commit()?;
-        // A database that was moved or deleted takes commits to the grave.
-        self.files.iter().try_for_each(Identity::check)?;
-        Ok(value)
+    /// [`Error::Foreign`] or [`Error::TooNew`] with the file untouched; [`Error::Unusable`] when it cannot be opened or written;
+    /// [`Error::Thread`].
+    pub fn open(
+        lock: &Lock,
+        readers: usize,
+        clock: Clock,
+        on_broken: impl FnOnce(Refused) + Send + 'static,
+    ) -> Result<Store, Error> {
+        let (writer, readers) = sqlite::open(lock, readers)?;
+        Ok(Store { committer: Committer::start(writer, clock, Box::new(on_broken))?, readers })
     }
-}
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
-    // Each connection is used by one thread at a time, so SQLite need not lock it once more.
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(connection)
-}
-
-fn reader(path: &Path) -> Result<Connection, Error> {
-    // Not opened read-only, as a reader may have to create the log's shared memory; `query_only` forbids it to write.
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connection.pragma_update(None, "query_only", true)?;
-    Ok(connection)
-}
-
-/// Sets a pragma that promises durability, and checks that SQLite took it.
-fn set(connection: &Connection, pragma: &str, value: &str, reads_back: &str) -> Result<(), Error> {
-    connection.pragma_update(None, pragma, value)?;
-    let found = connection.pragma_query_value(None, pragma, |row| {
-        row.get_ref(0).map(|value| match value {
-            rusqlite::types::ValueRef::Integer(number) => number.to_string(),
-            other => other.as_str().unwrap_or_default().to_string(),
-        })
-    })?;
-    if found != reads_back {
-        return Err(Error::Broken(format!("SQLite refused {pragma}={value} and stays at {found}")));
+    /// Stores `order` as `Pending`, unless its id is taken.
+    ///
+    /// Of this and the other changes: `done` is called once, after the commit (promise 1), in the order in which the changes were
+    /// asked for. It should not block, as other commits wait for it. A panic in it harms no other change. After
+    /// [`close`](Self::close) it is called at once, by the calling thread.
+    pub fn create(&self, order: NewOrder, done: impl FnOnce(Result<Created, Refused>) + Send + 'static) {
+        self.committer.push(Write::Create(Asked::new(order, done)));
     }
-    Ok(())
-}
 
-/// A list that someone damaged with the sqlite3 shell reads as empty: it then differs from every order that can be sent.
-fn items_from_text(text: &str) -> Vec<String> {
-    serde_json::from_str(text).unwrap_or_default()
-}
+    /// Has a failed order tried again.
+    pub fn revive(&self, id: OrderId, done: impl FnOnce(Result<Revived, Refused>) + Send + 'static) {
+        self.committer.push(Write::Revive(Asked::new(id, done)));
+    }
 
-impl From<rusqlite::Error> for Error {
-    /// Sorts what SQLite says by what may be done next.
-    fn from(e: rusqlite::Error) -> Error {
-        use rusqlite::ErrorCode::*;
-        match e.sqlite_error_code() {
-            Some(DiskFull) => Error::DiskFull,
-            Some(DatabaseBusy | DatabaseLocked) => Error::Busy,
-            // After a failed fsync the kernel may have dropped the dirty pages and marked them clean, so trying again proves
-            // nothing. A database that is damaged, gone or read-only is not ours to mend either.
-            Some(SystemIoFailure | DatabaseCorrupt | NotADatabase | ReadOnly | CannotOpen) => Error::Broken(e.to_string()),
-            _ => Error::Database(e.into()),
+    /// Writes something of no meaning, to learn whether the disk takes it.
+    pub fn probe(&self, done: impl FnOnce(Result<(), Refused>) + Send + 'static) {
+        self.committer.push(Write::Probe(Asked::new((), done)));
+    }
+
+    /// Records how attempts ended, then claims up to `claim` pending orders. One that is `deferrable` waits a few milliseconds
+    /// for a change that is not, to share its fsync.
+    pub fn process(
+        &self,
+        ended: Vec<Ending>,
+        claim: usize,
+        deferrable: bool,
+        done: impl FnOnce(Result<Vec<Claimed>, Refused>) + Send + 'static,
+    ) {
+        let write = Write::Process(Asked::new(Process { ended, claim }, done));
+        if deferrable {
+            self.committer.push_deferrable(write);
+        } else {
+            self.committer.push(write);
         }
+    }
+
+    /// Puts exactly these claims back to `Pending`, as if they had not been made: an orderly stop costs no attempt. Who claimed them
+    /// must not end them afterwards, as the next attempt has the same number.
+    pub fn put_back(&self, claims: Vec<Claimed>, done: impl FnOnce(Result<(), Refused>) + Send + 'static) {
+        self.committer.push(Write::PutBack(Asked::new(claims, done)));
+    }
+
+    /// Puts back to `Pending` what is in `Processing` and not among `own`, and says how many that were: whoever processed them is
+    /// dead. The attempt that was begun stays counted.
+    pub fn requeue_others(&self, own: HashSet<Claimed>, done: impl FnOnce(Result<usize, Refused>) + Send + 'static) {
+        self.committer.push(Write::RequeueOthers(Asked::new(own, done)));
+    }
+
+    /// The status of an order, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
+        self.readers.view(|view| view.status(id))
+    }
+
+    /// The whole record of an order, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
+        self.readers.view(|view| view.order(id))
+    }
+
+    /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
+        self.readers.view(|view| view.claimed_order(claimed))
+    }
+
+    /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records
+    /// would take more than `max_bytes` as JSON. Holds at least one, if there is one; reads at most one record more than it holds.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn page(&self, filter: &Filter, before: Option<i64>, limit: usize, max_bytes: usize) -> Result<Page, Error> {
+        self.readers.view(|view| view.page(filter, before, limit, max_bytes))
+    }
+
+    /// The counts that `/metrics` reports. They are kept, not counted, so their cost does not depend on the number of orders.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn counts(&self) -> Result<Counts, Error> {
+        self.readers.view(|view| view.counts())
+    }
+
+    /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if
+    /// there is none at all.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
+        self.readers.view(|view| view.next_claim_ms())
+    }
+
+    /// Waits while a commit is under way, but not longer than `at_most`: more changes then come together, and share the next one.
+    pub fn rest(&self, at_most: Duration) {
+        self.committer.rest(at_most);
+    }
+
+    /// Commits what has been asked for and ends the committer thread. Changes that come later are refused; reads go on. Waits a
+    /// little longer than a commit may take, and no more, whatever the disk does. Dropping the store does the same.
+    pub fn close(&self) {
+        self.committer.close();
     }
 }

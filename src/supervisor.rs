@@ -1,327 +1,387 @@
-//! Keeps a worker process alive that serves, whatever ends it: the remedy for what `door.rs` can't hold inside one process.
+//! The parent process that keeps another one serving, whatever ends it: the remedy for what can't be held inside one process.
 //!
-//! The parent binds the listening socket and owns the database's lock; it starts the worker, which is the same program, with the
-//! socket as its standard input and the lock file as its standard output. Both stay open in the parent, so while a worker is
-//! replaced, connections wait in the backlog and no other orderd can take the database. The parent reads no request and opens
-//! no database; if it is killed, the kernel kills the worker.
+//! The parent binds the listening socket and owns the database's lock. It reads no request and opens no database. If it is
+//! killed, the kernel kills its children.
 //!
-//! A worker that ends without having been told to is logged with its status and followed by a fresh one, at once the first
-//! time, after a growing delay if it keeps dying as soon as it starts. One that grows past the limit of memory is told to stop.
-//! A worker that says the user must mend something (status 2), or that can't start at all, ends the parent with that status.
+//! A child that ends without having been told to is followed by a fresh one: at once the first time, after a growing delay if
+//! they keep ending before they serve. A child that has grown too large or asks for it is **renewed**: a successor starts
+//! beside it, and when that serves, the old one retires, which means that it accepts nothing more and ends when its commands
+//! have. A child that does not answer is killed. One that says the user must mend something (status 2) ends the parent with
+//! that status, unless another serves.
+//!
+//! Two children live at most. The messages are signals: `inherited.rs` has those to the parent, `child.rs` those to a child.
 
-use std::fs::File;
-use std::io;
-use std::net::TcpListener;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+mod child;
+mod inherited;
+mod orphans;
+mod pace;
+
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
 
-use crate::config::{Config, Listen};
+pub use self::child::own_program;
+use self::child::{Child, Ground, Phase, Size};
+pub use self::inherited::{Inherited, Parent};
+use self::orphans::Orphans;
+use self::pace::Pace;
+use crate::config::{Config, MAX_DURATION};
 use crate::error::Error;
-use crate::listener::{Address, Listener};
+use crate::http::listener::{Address, Listener};
+use crate::http::probe::{self, Heard};
+use crate::os::processes::{Ended, next_ended, raise_descriptor_limit};
+use crate::os::signals::{self, SIGCHLD, SIGUSR1, SIGUSR2};
 use crate::store::Lock;
-use crate::{door, signals};
 
-/// Tells the worker that it is one, by its parent's process id.
-pub(crate) const VARIABLE: &str = "ORDERD_WORKER_OF";
-/// The exit status of a worker that asks for a fresh one: nothing is wrong with its files or flags.
+/// The exit status of a process that nobody supervises and that only a fresh one can follow: nothing is wrong with its files.
 pub const RENEW: u8 = 75;
-/// How often the worker's memory is looked at.
-const MEMORY_CHECK: Duration = Duration::from_millis(100);
-/// How long a worker that has grown too large may take for an orderly stop. What is acknowledged is on disk in any case.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How much longer than its timeout an orderly stop may take: running commands are then still to be told, and killed.
 const STOP_GRACE: Duration = Duration::from_secs(6);
-/// How long to wait for orphans to be gone after they were killed.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
-/// A worker that lives for less died as soon as it started.
+/// How long killed children may take to be gone. One that waits for a broken disk may never be.
+const KILL_PATIENCE: Duration = Duration::from_secs(1);
+/// A child that serves for less ended as soon as it did. Renewals are no more frequent either.
 const AT_ONCE: Duration = Duration::from_millis(250);
-/// The delay after the first worker that died at once, and the longest. A client that waits in the backlog notices neither.
-const DELAYS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
-/// So many workers that died at once, with none that ever answered, mean that it can't start at all.
-const HOPELESS: u32 = 10;
-
-/// What a worker has from its parent.
-pub struct Inherited {
-    /// The bound socket.
-    pub listener: Listener,
-    /// The database's lock.
-    pub lock: Lock,
-}
-
-impl Inherited {
-    /// Takes over what the parent left, if this process is a worker. From then on it dies with its parent.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] when the variable is set, but not by a parent.
-    pub fn take(config: &Config) -> Result<Option<Inherited>, Error> {
-        let Ok(parent) = std::env::var(VARIABLE) else { return Ok(None) };
-        let misused = |_| Error::Usage(format!("{VARIABLE} is for orderd's own use; unset it"));
-        #[cfg(target_os = "linux")]
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| misused(e.into()))?;
-        // The parent may have died before it was asked for.
-        if Pid::parent().to_string() != parent {
-            return Err(misused(io::ErrorKind::Other.into()));
-        }
-        let socket = io::stdin().as_fd().try_clone_to_owned().map_err(misused)?;
-        let lock = io::stdout().as_fd().try_clone_to_owned().map_err(misused)?;
-        let listener = match config.listen {
-            Listen::Tcp(_) => Listener::Tcp(TcpListener::from(socket)),
-            Listen::Unix(_) => Listener::Unix(UnixListener::from(socket)),
-        };
-        Ok(Some(Inherited { listener, lock: Lock::inherited(&config.db, File::from(lock))? }))
-    }
-}
+/// A request for renewal that comes so soon after one is still about the process before.
+const LATE: Duration = Duration::from_millis(100);
+/// How often the serving child is asked whether it answers, and how long it may take.
+const QUESTIONS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+/// A child that leaves so many questions in a row unanswered is killed.
+const MAX_SILENCES: u32 = 3;
 
 enum Event {
     Signal(i32),
-    /// The worker answers.
-    Answers,
-    Ended(io::Result<ExitStatus>),
+    /// What came of a question that was asked at this time.
+    Heard(Instant, Heard),
 }
 
-/// Runs a worker until a signal asks for a stop. Calls `on_ready` once, as soon as the first one answers.
+/// Keeps a child serving until a signal asks for a stop. Calls `on_ready` once, as soon as the first one serves.
 ///
 /// # Errors
-/// What stands in the way of starting, or [`Error::Worker`] when no worker can be kept alive.
+/// What stands in the way of starting, or [`Error::Worker`] when no child can be started.
 pub fn supervise(config: &Config, on_ready: impl Fn(&Address)) -> Result<(), Error> {
     let (events, inbox) = channel();
     let sender = events.clone();
-    signals::watch(move |signal| {
+    signals::watch(&[SIGCHLD, SIGUSR1, SIGUSR2], move |signal| {
         let _ = sender.send(Event::Signal(signal));
     })?;
     let listener = Listener::bind(&config.listen)?;
     let lock = Lock::acquire(&config.db)?;
+    let ground = Ground { address: listener.address()?, listener, lock };
     raise_descriptor_limit();
-    // What a dead worker's commands leave behind becomes our child instead of init's, so that it can be found.
-    #[cfg(target_os = "linux")]
-    let _ = nix::sys::prctl::set_child_subreaper(true);
-    let address = listener.address()?;
-    let result = Supervisor { config, listener, lock, address: address.clone(), events, inbox, answered: false }.run(on_ready);
+    let orphans = Orphans::adopt();
+    ask_now_and_then(ground.address.clone(), events)?;
+    let address = ground.address.clone();
+    let supervisor = Supervisor {
+        config,
+        ground,
+        orphans,
+        inbox,
+        on_ready: &on_ready,
+        children: Vec::new(),
+        renewal_is_wanted: false,
+        pace: Pace::new(),
+        has_served: false,
+        is_stopping: false,
+    };
+    let result = supervisor.run();
     if let Address::Unix(path) = &address {
         let _ = std::fs::remove_file(path);
     }
     result
 }
 
-struct Supervisor<'a> {
-    config: &'a Config,
-    listener: Listener,
-    lock: Lock,
-    address: Address,
-    events: Sender<Event>,
-    inbox: Receiver<Event>,
-    /// Whether any worker ever answered.
-    answered: bool,
+/// Asks on a thread of its own, as an answer may take its time.
+fn ask_now_and_then(address: Address, events: Sender<Event>) -> Result<(), Error> {
+    let ask = move || {
+        let mut heard = Heard::Unasked;
+        loop {
+            // After silence it is asked again at once.
+            if heard != Heard::Silence {
+                std::thread::sleep(QUESTIONS.0);
+            }
+            let asked_at = Instant::now();
+            heard = probe::ask(&address, QUESTIONS.1);
+            if events.send(Event::Heard(asked_at, heard)).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("probe".into()).spawn(ask).map(drop).map_err(Error::Thread)
 }
 
-/// How a worker's time was over.
-enum Over {
-    /// A signal asked for it.
-    Stopped,
-    /// Everything else.
-    Ended(io::Result<ExitStatus>),
+struct Supervisor<'a> {
+    config: &'a Config,
+    ground: Ground,
+    orphans: Orphans,
+    inbox: Receiver<Event>,
+    on_ready: &'a dyn Fn(&Address),
+    /// At most two, and at most one in each phase.
+    children: Vec<Child>,
+    /// Whether the child that serves is to be replaced by one that is still to be started.
+    renewal_is_wanted: bool,
+    pace: Pace,
+    /// Whether any child ever did.
+    has_served: bool,
+    is_stopping: bool,
 }
 
 impl Supervisor<'_> {
-    fn run(mut self, on_ready: impl Fn(&Address)) -> Result<(), Error> {
-        let mut died_at_once = 0;
+    fn run(mut self) -> Result<(), Error> {
         loop {
-            let started = Instant::now();
-            let worker = self.start().map_err(Error::Worker)?;
-            let status = match self.watch(worker, &on_ready) {
-                Over::Stopped => return Ok(()),
-                Over::Ended(status) => status.map_err(Error::Worker)?,
-            };
-            end_orphans();
-            // It has said what is wrong itself.
-            if status.code() == Some(2) {
-                return Err(Error::Reported { exit_status: 2 });
+            if self.is_child_missing() && self.pace.start_at <= Instant::now() {
+                self.start()?;
             }
-            died_at_once = if started.elapsed() < AT_ONCE { died_at_once + 1 } else { 0 };
-            if died_at_once >= HOPELESS && !self.answered {
-                log::error!("no worker process can start: {HOPELESS} in a row ended at once, the last one with {status}");
-                return Err(Error::Reported { exit_status: 1 });
-            }
-            let delay = match died_at_once {
-                0 => Duration::ZERO,
-                n => DELAYS.1.min(DELAYS.0 * 2_u32.saturating_pow(n - 1)),
-            };
-            log::warn!("the worker process ended ({status}); starting a fresh one in {} ms", delay.as_millis());
-            if self.is_stopped_during(delay) {
+            if self.is_stopping && self.children.is_empty() {
                 return Ok(());
             }
-        }
-    }
-
-    fn start(&self) -> io::Result<Pid> {
-        let socket: OwnedFd = match &self.listener {
-            Listener::Tcp(listener) => listener.try_clone()?.into(),
-            Listener::Unix(listener) => listener.try_clone()?.into(),
-        };
-        let mut child = Command::new(own_program()?)
-            .arg0("orderd: worker")
-            .args(std::env::args_os().skip(1))
-            .env(VARIABLE, std::process::id().to_string())
-            .stdin(Stdio::from(socket))
-            .stdout(Stdio::from(self.lock.file().try_clone()?))
-            // A terminal sends Ctrl-C to a whole group; the worker is to hear of it from us alone, once.
-            .process_group(0)
-            .spawn()?;
-        let pid = pid_of(&child);
-        let events = self.events.clone();
-        let wait = move || {
-            let _ = events.send(Event::Ended(child.wait()));
-        };
-        std::thread::Builder::new().name("waiter".into()).spawn(wait)?;
-        if !self.answered {
-            self.listen_for_the_first_answer()?;
-        }
-        Ok(pid)
-    }
-
-    fn listen_for_the_first_answer(&self) -> io::Result<()> {
-        let (address, events) = (self.address.clone(), self.events.clone());
-        let ask = move || {
-            if door::is_answered(&address, Duration::from_secs(60)) {
-                let _ = events.send(Event::Answers);
-            }
-        };
-        std::thread::Builder::new().name("first-answer".into()).spawn(ask).map(drop)
-    }
-
-    /// Waits until the worker has ended, and sees to it that it does when it should.
-    fn watch(&mut self, worker: Pid, on_ready: &impl Fn(&Address)) -> Over {
-        let mut stopping = false;
-        let mut kill_at: Option<Instant> = None;
-        loop {
-            match self.inbox.recv_timeout(MEMORY_CHECK) {
-                Ok(Event::Ended(_)) if stopping => return Over::Stopped,
-                Ok(Event::Ended(status)) => return Over::Ended(status),
-                Ok(Event::Answers) => {
-                    if !self.answered {
-                        self.answered = true;
-                        on_ready(&self.address);
-                    }
-                }
-                Ok(Event::Signal(signal)) if stopping => {
-                    log::warn!("stopped by a second signal");
-                    send(worker, Signal::SIGKILL);
-                    std::process::exit(128 + signal);
-                }
-                Ok(Event::Signal(_)) => {
-                    stopping = true;
-                    send(worker, Signal::SIGTERM);
-                    kill_at = Some(Instant::now() + self.config.shutdown_timeout + STOP_GRACE);
-                }
+            match self.inbox.recv_timeout(self.next_look().saturating_duration_since(Instant::now())) {
+                Ok(Event::Signal(signal)) => self.heed(signal)?,
+                Ok(Event::Heard(asked_at, heard)) => self.take_note(asked_at, heard),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => unreachable!("we hold a sender ourselves"),
+                Err(RecvTimeoutError::Disconnected) => unreachable!("threads that never end hold the senders"),
             }
-            if kill_at.is_some_and(|at| at <= Instant::now()) {
-                log::warn!("the worker process did not stop in time");
-                send(worker, Signal::SIGKILL);
-                kill_at = None;
+            self.look_after_children();
+        }
+    }
+
+    fn child(&mut self, phase: Phase) -> Option<&mut Child> {
+        self.children.iter_mut().find(|child| child.phase == phase)
+    }
+
+    fn has(&self, phase: Phase) -> bool {
+        self.children.iter().any(|child| child.phase == phase)
+    }
+
+    fn is_child_missing(&self) -> bool {
+        let is_renewal = self.renewal_is_wanted && !self.has(Phase::Retiring);
+        !self.is_stopping && !self.has(Phase::Starting) && (!self.has(Phase::Serving) || is_renewal)
+    }
+
+    fn start(&mut self) -> Result<(), Error> {
+        let predecessor_lives = !self.children.is_empty();
+        match Child::start(&self.ground, predecessor_lives) {
+            Ok(child) => self.children.push(child),
+            Err(e) if !self.has_served => return Err(Error::Worker(e)),
+            Err(e) => {
+                self.pace.count_failure();
+                let delay = self.pace.put_off(self.has(Phase::Serving));
+                log::error!("no fresh process can be started: {e}; trying again in {} ms", delay.as_millis());
             }
-            reap_orphans(worker);
-            let memory = resident_bytes(worker);
-            if memory > self.config.max_memory.saturating_mul(2) {
-                send(worker, Signal::SIGKILL);
-            } else if memory > self.config.max_memory && kill_at.is_none() {
-                log::warn!("the worker process has grown to {} MiB and is being replaced", memory >> 20);
-                send(worker, Signal::SIGTERM);
-                kill_at = Some(Instant::now() + LAST_WORDS);
+        }
+        Ok(())
+    }
+
+    fn heed(&mut self, signal: i32) -> Result<(), Error> {
+        match signal {
+            SIGCHLD => self.take_note_of_ends(),
+            SIGUSR1 => {
+                // The process that has just been told to retire may have asked, too; the one that serves asks again.
+                let is_late = self.has(Phase::Retiring) && self.child(Phase::Serving).is_some_and(|child| child.age() < LATE);
+                if !is_late {
+                    self.renew("it was asked for");
+                }
+                Ok(())
+            }
+            SIGUSR2 => {
+                self.hand_over();
+                Ok(())
+            }
+            signal if self.is_stopping => {
+                log::warn!("stopped by a second signal");
+                self.kill_all();
+                Err(Error::Reported { exit_status: u8::try_from(128 + signal).unwrap_or(1) })
+            }
+            _ => {
+                self.is_stopping = true;
+                let patience = self.config.shutdown_timeout.min(MAX_DURATION) + STOP_GRACE;
+                self.children.iter_mut().for_each(|child| child.stop(patience));
+                Ok(())
             }
         }
     }
 
-    fn is_stopped_during(&self, delay: Duration) -> bool {
-        let until = Instant::now() + delay;
-        loop {
-            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Event::Signal(_)) => return true,
-                Ok(_) => {}
-                Err(_) => return false,
-            }
-        }
-    }
-}
-
-/// The running program itself, even if its file has been replaced or removed meanwhile.
-fn own_program() -> io::Result<std::path::PathBuf> {
-    if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
-}
-
-fn pid_of(child: &Child) -> Pid {
-    // The kernel's process ids are positive and fit.
-    Pid::from_raw(child.id() as i32)
-}
-
-/// A worker that has just ended needs no signal.
-fn send(worker: Pid, signal: Signal) {
-    let _ = kill(worker, signal);
-}
-
-/// Takes note of the end of children that are not the worker: orphans that its commands left behind, or, if this is process 1 of
-/// a container, anybody's.
-fn reap_orphans(worker: Pid) {
-    let ended = || waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT).ok()?.pid();
-    // The worker's own end is waited for elsewhere.
-    while let Some(orphan) = ended().filter(|pid| *pid != worker) {
-        if waitpid(orphan, Some(WaitPidFlag::WNOHANG)).is_err() {
+    /// Wants the child that serves to be replaced. One that is only just starting is the replacement already.
+    fn renew(&mut self, why: &str) {
+        if self.is_stopping || self.renewal_is_wanted || self.has(Phase::Starting) {
             return;
         }
+        let Some(serving) = self.child(Phase::Serving) else { return };
+        let earliest = serving.since + AT_ONCE;
+        log::info!("renewal: {why}");
+        self.pace.forget_failures();
+        self.pace.start_at = self.pace.start_at.max(earliest);
+        self.renewal_is_wanted = true;
+        let patience = self.config.shutdown_timeout.min(MAX_DURATION) + STOP_GRACE;
+        if let Some(retiring) = self.child(Phase::Retiring) {
+            log::warn!("the process that is still finishing its work from the last renewal is stopped first");
+            retiring.stop(patience);
+        }
     }
-}
 
-/// Kills what a dead worker's commands left behind, before another takes their orders up. The fresh worker looks for leftovers too
-/// (`work/command.rs`), but finds only those that have kept their environment.
-fn end_orphans() {
-    let until = Instant::now() + ORPHAN_PATIENCE;
-    loop {
-        let orphans = children_of(Pid::this());
-        if orphans.is_empty() || Instant::now() > until {
+    /// The child that was starting serves: the one before it may retire.
+    fn hand_over(&mut self) {
+        let retirement = self.longest_work() + STOP_GRACE;
+        if self.is_stopping || !self.has(Phase::Starting) {
             return;
         }
-        for orphan in orphans {
-            send(orphan, Signal::SIGKILL);
+        self.renewal_is_wanted = false;
+        if let Some(old) = self.child(Phase::Serving) {
+            log::info!("a fresh process serves; the one before it finishes its work and ends");
+            old.retire(retirement);
         }
-        std::thread::sleep(Duration::from_millis(2));
-        reap_orphans(Pid::from_raw(0));
+        if let Some(fresh) = self.child(Phase::Starting) {
+            fresh.serves();
+        }
+        self.tell_the_last_one();
+        if !self.has_served {
+            self.has_served = true;
+            (self.on_ready)(&self.ground.address);
+        }
     }
-}
 
-/// None where there is no `/proc`.
-fn children_of(parent: Pid) -> Vec<Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
-    let is_child = |pid: &Pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The parent's id is the second word behind the name, which may itself hold spaces and parentheses.
-        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)) == Some(&parent.to_string())
-    };
-    processes.filter(is_child).collect()
-}
+    /// How long an attempt at an order may take, with the time for ending it.
+    fn longest_work(&self) -> Duration {
+        let [exec, processing, stop] =
+            [self.config.exec_timeout, self.config.processing_time, self.config.shutdown_timeout].map(|d| d.min(MAX_DURATION));
+        exec.max(processing) + stop
+    }
 
-/// 0 where the system does not say: then nothing is limited.
-fn resident_bytes(process: Pid) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()).map_or(0, |kib| kib << 10)
-}
+    fn tell_the_last_one(&mut self) {
+        if let [last] = &mut self.children[..]
+            && last.phase == Phase::Serving
+        {
+            last.tell_alone();
+        }
+    }
 
-/// Each connection costs two descriptors, and the usual soft limit of 1,024 is for programs that use `select`.
-fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    /// Several ends may come as one signal.
+    fn take_note_of_ends(&mut self) -> Result<(), Error> {
+        while let Some(ended) = next_ended() {
+            self.take_note_of(&ended)?;
+        }
+        let gone: Vec<Pid> = self.children.iter().filter(|child| child.is_gone()).map(|child| child.id).collect();
+        gone.into_iter().try_for_each(|id| self.take_note_of(&Ended::unexplained(id)))
+    }
+
+    fn take_note_of(&mut self, ended: &Ended) -> Result<(), Error> {
+        // Most others are orphans.
+        let Some(at) = self.children.iter().position(|child| child.id == ended.id) else { return Ok(()) };
+        let child = self.children.remove(at);
+        // What another's commands have set free can't be told from what this one's have, so it is left alone if this one has no
+        // work under way: not yet, or, as its status says, no more.
+        let has_no_work = match child.phase {
+            Phase::Starting => !self.children.is_empty(),
+            Phase::Serving => self.is_stopping && ended.code == Some(0),
+            Phase::Retiring => ended.code == Some(0),
+        };
+        if !has_no_work {
+            self.orphans.end(&self.ids());
+        }
+        if self.is_stopping {
+            return Ok(());
+        }
+        if child.phase == Phase::Retiring {
+            match ended.code {
+                Some(0) => log::info!("the process before the serving one has ended"),
+                _ => log::warn!("the process before the serving one ended ({}); its orders are taken up again", ended.how),
+            }
+        } else {
+            self.take_note_of_failure(&child, ended)?;
+        }
+        self.tell_the_last_one();
+        Ok(())
+    }
+
+    /// A child has ended that serves, or was about to.
+    fn take_note_of_failure(&mut self, child: &Child, ended: &Ended) -> Result<(), Error> {
+        // It has said what is wrong itself.
+        if ended.code == Some(2) && self.children.is_empty() {
+            return Err(Error::Reported { exit_status: 2 });
+        }
+        if child.phase == Phase::Serving && child.age() >= AT_ONCE {
+            self.pace.forget_failures();
+        } else if self.pace.count_failure() && !self.has_served {
+            let (failures, how) = (self.pace.failures, &ended.how);
+            log::error!("no worker process can start: {failures} in a row ended before they served, the last one with {how}");
+            return Err(Error::Reported { exit_status: 1 });
+        }
+        if child.phase == Phase::Serving {
+            // Whoever comes next is a fresh one anyway.
+            self.renewal_is_wanted = false;
+        }
+        if self.has(Phase::Starting) {
+            log::warn!("the serving process ended ({}); its successor is about to serve", ended.how);
+            return Ok(());
+        }
+        let delay = self.pace.put_off(self.has(Phase::Serving)).as_millis();
+        match child.phase {
+            Phase::Starting => log::warn!("a fresh process ended before it served ({}); trying again in {delay} ms", ended.how),
+            _ => log::warn!("the serving process ended ({}); starting a fresh one in {delay} ms", ended.how),
+        }
+        Ok(())
+    }
+
+    fn ids(&self) -> Vec<Pid> {
+        self.children.iter().map(|child| child.id).collect()
+    }
+
+    /// A question that was asked before the child served is none to it.
+    fn take_note(&mut self, asked_at: Instant, heard: Heard) {
+        let is_stopping = self.is_stopping;
+        let Some(serving) = self.child(Phase::Serving).filter(|child| child.since < asked_at && !is_stopping) else { return };
+        serving.silences = match heard {
+            Heard::Answer => 0,
+            Heard::Silence => serving.silences + 1,
+            Heard::Unasked => serving.silences,
+        };
+        if serving.silences == MAX_SILENCES {
+            log::error!("the serving process does not answer: {MAX_SILENCES} questions in a row took over {:?}", QUESTIONS.1);
+            serving.kill();
+        }
+    }
+
+    fn look_after_children(&mut self) {
+        let now = Instant::now();
+        let mut too_large = None;
+        for child in &mut self.children {
+            if let Some(why) = child.overdue(now) {
+                log::warn!("{why}");
+                child.kill();
+            }
+            match child.size(self.config.max_memory, now) {
+                Size::Huge(bytes) => {
+                    log::warn!("a process has grown to {} MiB and is killed", bytes >> 20);
+                    child.kill();
+                }
+                Size::Large(bytes) if child.phase == Phase::Serving && !child.outgrown => {
+                    child.outgrown = true;
+                    too_large = Some(bytes);
+                }
+                Size::Large(_) | Size::Fine => {}
+            }
+        }
+        if let Some(bytes) = too_large {
+            self.renew(&format!("the serving process has grown to {} MiB and is being replaced", bytes >> 20));
+        }
+    }
+
+    /// When something is due, if nothing happens before.
+    fn next_look(&self) -> Instant {
+        let start_at = self.is_child_missing().then_some(self.pace.start_at);
+        let looks = self.children.iter().map(Child::next_look);
+        looks.chain(start_at).min().unwrap_or_else(|| Instant::now() + QUESTIONS.0)
+    }
+
+    fn kill_all(&mut self) {
+        self.children.iter_mut().for_each(Child::kill);
+        let until = Instant::now() + KILL_PATIENCE;
+        while !self.children.is_empty() && Instant::now() < until {
+            while let Some(ended) = next_ended() {
+                self.children.retain(|child| child.id != ended.id);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.orphans.end(&self.ids());
     }
 }

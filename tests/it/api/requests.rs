@@ -135,7 +135,9 @@ fn a_query_does_not_change_the_path() {
 fn a_bad_id_in_a_path_is_refused() {
     let server = Local::idle();
     let long = format!("/order/{}", "i".repeat(10_000));
-    for path in ["/order/", "/order/%", "/order/%4", "/order/%zz", "/order/%ff", "/order/%00", "/order/a%0Ab", &long] {
+    // Without an id there is no such path, as it always was.
+    server.get("/order/").expect(404, r#"{"detail":"Not Found"}"#);
+    for path in ["/order/%", "/order/%4", "/order/%zz", "/order/%ff", "/order/%00", "/order/a%0Ab", &long] {
         server.get(path).expect_error(400, "bad_order_id");
     }
 }

@@ -19,7 +19,7 @@ fn whatever_ends_the_worker_a_fresh_one_follows() {
     let server = Process::start(&folder, &["--concurrency", "0"]);
     server.post(order("1")).expect(200, &created("1"));
     // Not those that Rust's own handlers take for a fault of the program when it had none, nor what its parent understands.
-    for signal in ["KILL", "ABRT", "HUP", "USR2", "TERM", "INT", "XCPU", "ALRM"] {
+    for signal in ["KILL", "ABRT", "HUP", "TERM", "INT", "XCPU", "ALRM"] {
         let worker = Worker::of(&server);
         // Its own handlers are in place.
         server.served_again();

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orderd::{Clock, Listener, Server};
+use orderd::{Clock, Foundations, Server};
 
 use crate::harness::{
     Client, Folder, Local, PATIENCE, Row, Serving, T0, comes_true, connection, created, get, ids, in_status, order, poll_until,
@@ -223,12 +223,12 @@ fn an_orderly_stop_puts_orders_back_and_the_next_start_takes_them_up() {
     server.stop();
     let stopped = server.rows();
     assert_eq!(count(&stopped, "Pending"), 3, "{stopped:#?}");
-    assert_eq!(stopped.iter().map(|row| row.attempts).collect::<Vec<_>>(), [1, 1, 0]);
+    // An orderly stop costs no attempt.
+    assert_eq!(stopped.iter().map(|row| row.attempts).collect::<Vec<_>>(), [0, 0, 0]);
 
     let server = server.restart(|config| config.processing_time = Duration::ZERO);
     server.wait_until_completed(3);
-    // Each start of the work is counted.
-    assert_eq!(server.rows().iter().map(|row| row.attempts).collect::<Vec<_>>(), [2, 2, 1]);
+    assert_eq!(server.rows().iter().map(|row| row.attempts).collect::<Vec<_>>(), [1, 1, 1]);
 }
 
 #[test]
@@ -280,11 +280,10 @@ fn a_server_that_does_not_start_leaves_nothing_running() {
     config.listen = orderd::Listen::Tcp("127.0.0.1:0".into());
     config.db = folder.file("orders.db");
     std::fs::write(&config.db, "notes").unwrap();
-    let listener = Listener::bind(&config.listen).unwrap();
-    let lock = orderd::store::Lock::acquire(&config.db).unwrap();
+    let foundations = Foundations::new(&config).unwrap();
     let held = Arc::new(());
     let holder = held.clone();
-    let started = Server::start_on(&config, listener, lock, move |_| _ = holder.clone());
+    let started = Server::start_on(&config, foundations, move |_| _ = holder.clone());
     assert!(matches!(started, Err(orderd::Error::Foreign { .. })));
     drop(started);
     // Whatever thread it left behind would still hold what it was given.

@@ -1,0 +1,129 @@
+//! The command line: flags and environment → [`Config`] → the subcommand → exit status. Nothing else happens here.
+//!
+//! What is wrong is said in one line on standard error; the exit status is 2 when the user can mend it, 1 when the machine
+//! failed.
+
+mod retry;
+mod serve;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::config::{Config, SETTINGS};
+use crate::error::Error;
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let outcome = match parse(std::env::args_os()) {
+        Ok(Command::Serve(config)) => serve::run(&config),
+        Ok(Command::Retry(config, id)) => retry::run(&config, id),
+        Ok(Command::Print(text)) => {
+            print(&text);
+            Ok(())
+        }
+        Err(e) => Err(e),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            if !e.is_reported() {
+                eprintln!("orderd: {e}");
+            }
+            ExitCode::from(e.exit_status())
+        }
+    }
+}
+
+enum Command {
+    Serve(Box<Config>),
+    /// Have one failed order, or all of them, tried again.
+    Retry(Box<Config>, Option<String>),
+    Print(String),
+}
+
+/// Reads the environment first and the command line over it.
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
+    let mut config = Config::default();
+    for setting in SETTINGS {
+        let variable = setting.variable();
+        if let Some(value) = std::env::var_os(&variable) {
+            setting.apply(&mut config, &variable, &value.to_string_lossy())?;
+        }
+    }
+    let usage = |e: lexopt::Error| Error::Usage(format!("{e}; see orderd --help"));
+    let mut parser = lexopt::Parser::from_iter(args);
+    let mut words: Vec<String> = Vec::new();
+    let mut lists: HashMap<&str, String> = HashMap::new();
+    let mut failed = false;
+    while let Some(arg) = parser.next().map_err(usage)? {
+        match arg {
+            lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(Command::Print(help())),
+            lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
+                return Ok(Command::Print(format!("orderd {}\n", env!("CARGO_PKG_VERSION"))));
+            }
+            lexopt::Arg::Long("failed") => failed = true,
+            lexopt::Arg::Long(flag) => match SETTINGS.iter().find(|s| s.flag == flag) {
+                Some(setting) => {
+                    let value = if setting.is_switch() { "true".into() } else { parser.value().map_err(usage)? };
+                    let mut value = value.to_string_lossy().into_owned();
+                    if setting.is_list() {
+                        // Each flag adds to those before it; together they win over the environment.
+                        let list = lists.entry(setting.flag).and_modify(|list| *list += &format!(",{value}")).or_insert(value);
+                        value = list.clone();
+                    }
+                    setting.apply(&mut config, &format!("--{}", setting.flag), &value)?;
+                }
+                None => return Err(usage(arg.unexpected())),
+            },
+            lexopt::Arg::Value(word) => words.push(word.to_string_lossy().into_owned()),
+            arg => return Err(usage(arg.unexpected())),
+        }
+    }
+    let config = Box::new(config);
+    match (words.iter().map(String::as_str).collect::<Vec<_>>().as_slice(), failed) {
+        ([] | ["serve"], false) => Ok(Command::Serve(config)),
+        (["retry", id], false) => Ok(Command::Retry(config, Some(id.to_string()))),
+        (["retry"], true) => Ok(Command::Retry(config, None)),
+        (["retry", ..], _) => Err(Error::Usage("retry takes the id of one order, or --failed; see orderd --help".into())),
+        (_, true) => Err(Error::Usage("--failed belongs to retry; see orderd --help".into())),
+        (["serve", word, ..] | [word, ..], false) => {
+            Err(Error::Usage(format!("{word:?} is no subcommand; use serve or retry, see orderd --help")))
+        }
+    }
+}
+
+fn help() -> String {
+    let mut text = "orderd takes orders over HTTP, keeps them on disk, processes them and reports how they are.\n\n\
+         Usage: orderd [serve] [--FLAG VALUE]...\n       \
+         orderd retry ID         have a failed order tried again\n       \
+         orderd retry --failed   have all failed orders tried again\n\n"
+        .to_string();
+    for setting in SETTINGS {
+        let flag = format!("--{} {}", setting.flag, setting.value);
+        let default = if setting.is_switch() { String::new() } else { format!(" [{}]", setting.default) };
+        text += &format!("  {flag:<22} {}{default}\n", setting.help);
+    }
+    text += "  --version\n  --help\n\n\
+         Every flag has a twin in the environment, such as ORDERD_LISTEN; the flag wins.\n";
+    text
+}
+
+/// Nobody may be reading: `orderd --help | head` closes the pipe early.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_may_be_given_in_pieces() {
+        let args = ["orderd", "--allow-host", "A.example", "--allow-host=b,c:80"].map(OsString::from);
+        let Ok(Command::Serve(config)) = parse(args) else { panic!("not understood") };
+        assert_eq!(config.allow_hosts, ["a.example", "b", "c"]);
+    }
+}

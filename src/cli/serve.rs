@@ -1,0 +1,162 @@
+//! `orderd serve`: supervises a child that serves, or serves: as that child, or alone.
+//!
+//! A serving process does what it is told, one event after the other: by signals, by its parent, or by a server in trouble. A
+//! server that needs a fresh process goes on serving until its parent has one; alone, it stops in order and says so by its exit
+//! status.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use super::print;
+use crate::config::Config;
+use crate::error::Error;
+use crate::http::listener::{Address, Listener};
+use crate::os::logging;
+use crate::os::signals::{self, SIGUSR1, SIGUSR2};
+use crate::server::{Foundations, Server, Trouble};
+use crate::store::Lock;
+use crate::supervisor::{self, Inherited, Parent};
+
+/// How often a server that retires is asked whether its work is done. It serves nobody any more.
+const RETIREMENT_CHECK: Duration = Duration::from_millis(20);
+/// How often the parent is asked for a renewal until it has begun one. Signals that come together are heard in any order, so a
+/// request may seem to come from the process before.
+const RENEWAL_REMINDER: Duration = Duration::from_millis(250);
+
+/// Serves until a signal asks for a stop.
+pub fn run(config: &Config) -> Result<(), Error> {
+    logging::init(config.log_level);
+    if let Some(inherited) = Inherited::take(config)? {
+        return serve_as_child(config, inherited);
+    }
+    if config.supervisor {
+        match supervisor::own_program() {
+            Ok(_) => {
+                supervisor::supervise(config, announce)?;
+                log::info!("stopped");
+                return Ok(());
+            }
+            Err(e) => log::warn!(
+                "no second process can be started without {e}; mount /proc, or say --no-supervisor. Serving without a supervisor"
+            ),
+        }
+    }
+    serve_alone(config)?;
+    log::info!("stopped");
+    Ok(())
+}
+
+fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
+    let Inherited { listener, lock, predecessor_lives, parent } = inherited;
+    let (events, inbox) = channel();
+    let sender = events.clone();
+    signals::watch(&[SIGUSR1, SIGUSR2], move |signal| {
+        let event = match signal {
+            SIGUSR1 => Event::Retire,
+            SIGUSR2 => Event::Alone,
+            _ => Event::Stop,
+        };
+        let _ = sender.send(event);
+    })?;
+    let server = start(config, Foundations { listener, lock, predecessor_lives }, events)?;
+    // The parent listens there too.
+    server.leave_socket();
+    parent.child_serves();
+    follow(server, &inbox, Some(parent))
+}
+
+fn serve_alone(config: &Config) -> Result<(), Error> {
+    let (events, inbox) = channel();
+    let (mut is_stopping, sender) = (false, events.clone());
+    signals::watch(&[SIGUSR1, SIGUSR2], move |signal| {
+        if matches!(signal, SIGUSR1 | SIGUSR2) {
+            log::warn!("there is no supervisor to renew this process; start a fresh one yourself");
+            return;
+        }
+        if is_stopping {
+            log::warn!("stopped by a second signal");
+            std::process::exit(128 + signal);
+        }
+        is_stopping = true;
+        let _ = sender.send(Event::Stop);
+    })?;
+    let listener = Listener::bind(&config.listen)?;
+    let lock = Lock::acquire(&config.db)?;
+    let server = start(config, Foundations { listener, lock, predecessor_lives: false }, events)?;
+    announce(server.address());
+    follow(server, &inbox, None)
+}
+
+fn start(config: &Config, foundations: Foundations, events: Sender<Event>) -> Result<Server, Error> {
+    Server::start_on(config, foundations, move |trouble| {
+        let _ = events.send(Event::Trouble(trouble));
+    })
+}
+
+/// What a serving process is told.
+enum Event {
+    Stop,
+    /// Another process serves now.
+    Retire,
+    /// The process that served before has ended.
+    Alone,
+    Trouble(Trouble),
+}
+
+/// What a serving process is about to do by itself.
+#[derive(Clone, Copy)]
+enum Pending {
+    Nothing,
+    /// Ask its parent again to be replaced.
+    Renewal(Parent),
+    /// End, as soon as its work is done.
+    Retirement,
+}
+
+/// Does what it is told until the server has ended. Its parent, if it has one, kills it when that takes too long or a second
+/// signal says so; a second one here may be the first one's copy, as systemd tells every process.
+fn follow(server: Server, events: &Receiver<Event>, parent: Option<Parent>) -> Result<(), Error> {
+    let mut pending = Pending::Nothing;
+    loop {
+        let event = match pending {
+            Pending::Nothing => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Pending::Renewal(_) => events.recv_timeout(RENEWAL_REMINDER),
+            Pending::Retirement => events.recv_timeout(RETIREMENT_CHECK),
+        };
+        match (event, pending) {
+            (Ok(Event::Retire), _) => {
+                pending = Pending::Retirement;
+                server.retire();
+            }
+            (Ok(Event::Alone), _) => server.alone(),
+            // The database may no longer be what this process believes it to be: nothing more is to be done to it.
+            (Ok(Event::Trouble(Trouble::Broken(_))), _) => return Err(Error::Reported { exit_status: 1 }),
+            (Ok(Event::Trouble(_)), Pending::Nothing) => match parent {
+                Some(parent) => {
+                    parent.renewal_is_needed();
+                    pending = Pending::Renewal(parent);
+                }
+                None => {
+                    server.stop();
+                    return Err(Error::Reported { exit_status: supervisor::RENEW });
+                }
+            },
+            (Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected), _) => {
+                log::info!("stopping");
+                server.stop();
+                return Ok(());
+            }
+            (Err(RecvTimeoutError::Timeout), Pending::Renewal(parent)) => parent.renewal_is_needed(),
+            (Err(RecvTimeoutError::Timeout), Pending::Retirement) if server.is_retired() => {
+                server.leave();
+                return Ok(());
+            }
+            (Ok(Event::Trouble(_)) | Err(RecvTimeoutError::Timeout), _) => {}
+        }
+    }
+}
+
+/// The one line on standard output.
+fn announce(address: &Address) {
+    print(&format!("listening on {address}\n"));
+}

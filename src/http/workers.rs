@@ -1,0 +1,135 @@
+//! The worker threads: each takes a request, in the order of arrival, and handles it if its connection has nothing else under way.
+//!
+//! A worker never waits for a client. A request whose body is still to come goes to the blocking pool. A panic costs its own
+//! request, which is answered by [`Refused::Dropped`](super::Refused::Dropped), but no thread.
+//!
+//! A request that announces more than can be read and thrown away is undroppable: tiny_http would allocate the rest of its body in
+//! one piece. It is kept for ever, unanswered, and its connection is cut.
+
+use std::net::{Shutdown, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::connections::Arrival;
+use super::head::{Framing, Shape};
+use super::{Core, Handler, Open, Refused, Request, Turn, body, is_undroppable};
+use crate::os::sync::unpoisoned;
+
+/// The most requests taken at once, so that those that keep coming do not put off those that came.
+const MAX_TAKEN: usize = 64;
+
+/// Handles requests until the server stops.
+pub(super) fn run<H: Handler>(core: &Arc<Core>, handler: &Arc<H>) {
+    let mut taken = Vec::new();
+    while core.take(&**handler, &mut taken) {
+        for (peer, request) in taken.drain(..) {
+            let turn = Turn { core: core.clone(), peer };
+            // The panic hook has logged it. Whatever was on the way is dropped, and so answered.
+            let _ = catch_unwind(AssertUnwindSafe(|| begin(handler, request, turn)));
+        }
+    }
+}
+
+impl Core {
+    /// Waits for a request that has the turn of its connection, and takes those that have come with it: writes, which can share a
+    /// commit, up to the first that is none. Returns false when the server stops.
+    fn take<H: Handler>(self: &Arc<Self>, handler: &H, taken: &mut Vec<(SocketAddr, tiny_http::Request)>) -> bool {
+        let _intake = unpoisoned(&self.intake);
+        handler.gather();
+        loop {
+            let next = if taken.is_empty() { self.tiny.recv().map(Some) } else { self.tiny.try_recv() };
+            let arrived = match next {
+                Ok(Some(request)) => self.arrive(request),
+                // The accept thread has ended, and this is what of.
+                Err(e) if e.raw_os_error().is_some() => {
+                    self.watchdog.accepting_ended(&e);
+                    None
+                }
+                // Woken, for a request whose turn has come or for the end, behind all that had arrived; or nothing more is there.
+                Ok(None) | Err(_) => match unpoisoned(&self.ready).pop() {
+                    None if !taken.is_empty() => return true,
+                    None if self.stopping.load(Ordering::Acquire) => return false,
+                    ready => ready,
+                },
+            };
+            if let Some((peer, request)) = arrived {
+                let is_write = *request.method() == tiny_http::Method::Post;
+                taken.push((peer, request));
+                if !is_write || taken.len() == MAX_TAKEN {
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn arrive(self: &Arc<Self>, request: tiny_http::Request) -> Option<(SocketAddr, tiny_http::Request)> {
+        // A connection over TCP always has one.
+        let peer = *request.remote_addr()?;
+        if self.relay.as_ref().is_some_and(|relay| !relay.is_from(&peer)) {
+            // Some other program has found the inner port.
+            if let Some(socket) = self.sockets.find(&peer) {
+                self.sockets.shutdown(socket, &peer, Shutdown::Both);
+            }
+            self.discard(request);
+            return None;
+        }
+        let (arrival, is_new) = self.connections.arrive(peer, request, |blocked| self.is_same(&peer, *blocked));
+        if is_new {
+            self.watchdog.nudge();
+        }
+        match arrival {
+            Arrival::Goes(request) => return Some((peer, request)),
+            Arrival::Waits => {}
+            Arrival::Blocked(request) => self.discard(request),
+            Arrival::Floods(request) => {
+                log::debug!("{peer} has too many requests waiting for each other and is let go");
+                let last = self.block(peer);
+                last.shutdown(Shutdown::Both);
+                last.cut_after(Duration::ZERO);
+                self.discard(request);
+            }
+        }
+        None
+    }
+}
+
+/// Handles a request that has the turn, as far as that is done here.
+fn begin<H: Handler>(handler: &Arc<H>, request: tiny_http::Request, turn: Turn) {
+    if is_undroppable(&request) {
+        let core = turn.core.clone();
+        turn.let_go();
+        return core.keep_for_ever(request);
+    }
+    let shape = Shape::of(&request);
+    let route = match shape.framing {
+        Ok(_) => Ok(handler.route(&shape.head(&request))),
+        Err(why) => Err(Refused::BadFraming(why)),
+    };
+    let mut open = Open { request, shape, turn };
+    if !shape.body_has_arrived {
+        let handler = handler.clone();
+        let pool = open.turn.core.blocking.clone();
+        return pool.run(move || match route {
+            Ok(route) => body::receive(&*handler, open, route),
+            Err(why) => open.refuse_for_good(handler.refuse(why)),
+        });
+    }
+    match route {
+        Err(why) => open.refuse_for_good(handler.refuse(why)),
+        Ok(Err(reply)) => open.answer(reply),
+        Ok(Ok(route)) => {
+            let body = match shape.framing {
+                Ok(Framing::Length(length @ 1..)) => {
+                    let mut body = Vec::with_capacity(length);
+                    // It is in memory, so it can be read.
+                    let _ = open.request.as_reader().read_to_end(&mut body);
+                    body
+                }
+                _ => Vec::new(),
+            };
+            handler.handle(route, Request { open: Some(open), body });
+        }
+    }
+}

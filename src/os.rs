@@ -1,0 +1,7 @@
+//! What the program needs of the operating system, with nothing of orders or HTTP in it: time, the log, signals, processes, locks.
+
+pub mod clock;
+pub mod logging;
+pub mod processes;
+pub mod signals;
+pub mod sync;

@@ -1,0 +1,161 @@
+//! Group commit: one thread takes all changes that are waiting, commits them in one transaction with one fsync, and finishes
+//! each in the order of the queue. While it commits, the next ones gather.
+//!
+//! The committer thread alone owns the writer. Every change goes this way, the processor's too. Without changes the thread sleeps
+//! without a timeout. There is deliberately no second way to commit and no call to flush: what is in the queue is committed
+//! without anybody's help.
+//!
+//! If a commit fails, all changes of its transaction hear of it and nothing of it is stored (promise 3). After [`Error::Broken`]
+//! every later change is refused without touching the database. A panic in a transaction refuses that transaction, a panic in a
+//! finish is that change's alone.
+
+mod queue;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::Refused;
+use super::sqlite::{BUSY_TIMEOUT, Writer};
+use super::write::Write;
+use crate::error::Error;
+use crate::os::clock::Clock;
+use crate::os::sync::unpoisoned;
+use queue::Queue;
+
+/// The most changes in one transaction: bounds its memory and how long those behind it wait.
+const MAX_BATCH: usize = 2_048;
+
+/// How much longer than the wait for another program's lock the last commit may take when the store is closed.
+const CLOSE_MARGIN: Duration = Duration::from_secs(1);
+
+type OnBroken = Box<dyn FnOnce(Refused) + Send>;
+
+/// The committer thread, and the queue in front of it.
+pub(super) struct Committer {
+    queue: Arc<Queue>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Committer {
+    /// Starts the thread, which takes over `writer`.
+    ///
+    /// # Errors
+    /// [`Error::Thread`].
+    pub(super) fn start(writer: Writer, clock: Clock, on_broken: OnBroken) -> Result<Committer, Error> {
+        let queue = Arc::new(Queue::default());
+        let mut worker =
+            Worker { queue: queue.clone(), writer, clock, on_broken: Some(on_broken), broken: None, refused_in_a_row: 0 };
+        let thread = std::thread::Builder::new().name("committer".into()).spawn(move || worker.run()).map_err(Error::Thread)?;
+        Ok(Committer { queue, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Queues a change that is to be committed now.
+    pub(super) fn push(&self, write: Write) {
+        self.refuse_if_closed(self.queue.push(write));
+    }
+
+    /// Queues a change that can wait a little for another.
+    pub(super) fn push_deferrable(&self, write: Write) {
+        self.refuse_if_closed(self.queue.push_deferrable(write));
+    }
+
+    fn refuse_if_closed(&self, pushed: Result<(), Write>) {
+        if let Err(write) = pushed {
+            write.finish(Err(Refused::new(Error::Database("the store is closed".into()))));
+        }
+    }
+
+    /// Waits while a commit is under way, but not longer than `at_most`.
+    pub(super) fn rest(&self, at_most: Duration) {
+        self.queue.rest(at_most);
+    }
+
+    /// Has what is queued committed, and waits for the end of the thread.
+    pub(super) fn close(&self) {
+        self.queue.close();
+        let Some(thread) = unpoisoned(&self.thread).take() else { return };
+        if thread.thread().id() == std::thread::current().id() {
+            // A finish let go of the last handle on the store. The thread ends when that finish has.
+            return;
+        }
+        let deadline = Instant::now() + BUSY_TIMEOUT + CLOSE_MARGIN;
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                log::warn!("the last commit is still under way, and is left behind");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What the thread owns.
+struct Worker {
+    queue: Arc<Queue>,
+    writer: Writer,
+    clock: Clock,
+    on_broken: Option<OnBroken>,
+    broken: Option<Refused>,
+    /// How many changes have been refused since the last commit.
+    refused_in_a_row: usize,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        while let Some(mut batch) = self.queue.take(MAX_BATCH) {
+            let outcome = self.commit(&mut batch);
+            for write in batch {
+                // The panic hook has logged it; the changes behind it must still be finished.
+                let _ = catch_unwind(AssertUnwindSafe(|| write.finish(outcome.clone())));
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: &mut [Write]) -> Result<(), Refused> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        let now_ms = self.clock.now_ms();
+        let writer = &mut self.writer;
+        let transaction = || writer.transaction(|tx| batch.iter_mut().try_for_each(|write| write.apply(tx, now_ms)));
+        // A panic must not take the thread with it: the processor, for one, waits for its change to be finished.
+        let outcome = catch_unwind(AssertUnwindSafe(transaction))
+            .unwrap_or_else(|_| Err(Error::Database("panicked in a transaction".into())))
+            .map_err(Refused::new);
+        self.note(batch.len(), &outcome);
+        outcome
+    }
+
+    /// Logs when refusals begin and when they end: a full disk would otherwise fill its own log.
+    fn note(&mut self, changes: usize, outcome: &Result<(), Refused>) {
+        match outcome {
+            Ok(()) => {
+                if self.refused_in_a_row > 0 {
+                    log::info!("writes are stored again; {} were refused", self.refused_in_a_row);
+                    self.refused_in_a_row = 0;
+                }
+            }
+            Err(error) => {
+                if self.refused_in_a_row == 0 || !error.is_transient() {
+                    log::error!("writes refused: {error}");
+                }
+                self.refused_in_a_row += changes;
+                if matches!(**error, Error::Broken(_)) {
+                    self.broken = Some(error.clone());
+                    if let Some(on_broken) = self.on_broken.take() {
+                        // The program that hears of it may panic; those who wait must still hear of theirs.
+                        let _ = catch_unwind(AssertUnwindSafe(|| on_broken(error.clone())));
+                    }
+                }
+            }
+        }
+    }
+}

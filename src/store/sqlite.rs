@@ -1,0 +1,169 @@
+//! The database: the only place that names rusqlite, and the only one that holds SQL.
+//!
+//! A [`Writer`] is one connection that changes things; the committer thread owns it. [`Readers`] are a handful that only read,
+//! on any thread. SQLite's write-ahead log lets both work at once, so a read never waits for a commit's fsync. Nothing here
+//! knows of HTTP or starts a thread. Every function returns what the database reports, sorted by what may be done next.
+//!
+//! If the power fails in a transaction, none of it is there afterwards; once [`Writer::transaction`] has returned `Ok`, all of
+//! it is (promise 1): `synchronous=FULL` syncs the log before a commit returns. After [`Error::Broken`] neither is certain,
+//! and the process must end.
+
+mod change;
+mod file;
+mod list;
+mod read;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use crate::error::Error;
+pub(super) use change::Tx;
+use file::Identity;
+pub use file::Lock;
+pub(super) use read::Readers;
+
+/// How long a write waits for another program, such as the sqlite3 shell in the middle of a correction.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The writer's page cache. An order touches a few pages at random places of the indexes; read back from the kernel, each costs
+/// as much again as the insert.
+const WRITER_CACHE_KIB: i64 = 8 << 10;
+
+/// The log is copied back when it has so many pages (of 4 KiB). A page that is changed again and again is copied once, so 8
+/// times SQLite's default made inserts a third faster; and a log of 32 MiB is recovered in some 30 ms after a crash.
+const CHECKPOINT_PAGES: i64 = 8_000;
+
+/// The first SQLite without the WAL-reset corruption of 3.7.0 to 3.51.2.
+const OLDEST_SQLITE: i32 = 3_051_003;
+
+/// Opens the database that `lock` owns, or makes it; brings it up to date; and gives back one writer and `readers` readers.
+///
+/// # Errors
+/// [`Error::Foreign`] or [`Error::TooNew`] with the file untouched; [`Error::Unusable`] when it cannot be opened or written.
+pub(super) fn open(lock: &Lock, readers: usize) -> Result<(Writer, Readers), Error> {
+    let path = lock.database();
+    file::inspect(path)?;
+    let writer = Writer::open(path).map_err(|e| unusable(path, e))?;
+    let readers = (0..readers.max(1)).map(|_| reader(path)).collect::<Result<_, _>>()?;
+    Ok((writer, Readers::new(readers)))
+}
+
+/// While opening, a database that can't be read or written is the user's to mend, like a wrong flag.
+fn unusable(path: &Path, e: Error) -> Error {
+    match e {
+        Error::Broken(what) => Error::Unusable { file: path.to_path_buf(), source: std::io::Error::other(what) },
+        e => e,
+    }
+}
+
+/// The connection that writes. Every change goes through [`Writer::transaction`].
+pub(super) struct Writer {
+    connection: Connection,
+    /// The database and its log, as they were when opened.
+    files: [Identity; 2],
+}
+
+impl Writer {
+    fn open(path: &Path) -> Result<Writer, Error> {
+        if rusqlite::version_number() < OLDEST_SQLITE {
+            let text = format!("SQLite {} can corrupt a write-ahead log; build with 3.51.3 or newer", rusqlite::version());
+            return Err(Error::Usage(text));
+        }
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        // Created with a rollback journal and only then switched to the log, so that the main file's header names its owner
+        // from the first commit on, even if we are killed before the log is copied back for the first time.
+        schema::migrate(&mut connection, path)?;
+        // It keeps the counts itself.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        set(&connection, "journal_mode", "wal", "wal")?;
+        // FULL syncs the log at every commit; NORMAL would not, and lost acknowledged orders in every power-cut test.
+        set(&connection, "synchronous", "FULL", "2")?;
+        // On macOS alone a plain fsync leaves data in the drive's cache.
+        connection.pragma_update(None, "fullfsync", true)?;
+        connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+        // A log that grew behind one long reader is cut back to this.
+        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        let mut log = path.as_os_str().to_os_string();
+        log.push("-wal");
+        // The log exists from the first transaction on.
+        connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
+        let identify = |path: PathBuf| Identity::of(path.clone()).map_err(|source| Error::Unusable { file: path, source });
+        let files = [identify(path.to_path_buf())?, identify(log.into())?];
+        Ok(Writer { connection, files })
+    }
+
+    /// Runs `change` in a transaction and commits it with an fsync. All of it is on disk when this returns `Ok`, and none of it
+    /// after an error, except [`Error::Broken`], after which it is unknown.
+    ///
+    /// # Errors
+    /// Whatever `change` returns, or what became of the commit.
+    pub(super) fn transaction<T>(&mut self, change: impl FnOnce(&mut Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Dropped without a commit, a transaction rolls back.
+        let mut tx = Tx::within(&transaction);
+        let value = change(&mut tx)?;
+        tx.write_counts()?;
+        transaction.commit()?;
+        // A database that was moved or deleted takes commits to the grave.
+        self.files.iter().try_for_each(Identity::check)?;
+        Ok(value)
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
+    // Each connection is used by one thread at a time, so SQLite need not lock it once more.
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+fn reader(path: &Path) -> Result<Connection, Error> {
+    // Not opened read-only, as a reader may have to create the log's shared memory; `query_only` forbids it to write.
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+/// Sets a pragma that promises durability, and checks that SQLite took it.
+fn set(connection: &Connection, pragma: &str, value: &str, reads_back: &str) -> Result<(), Error> {
+    connection.pragma_update(None, pragma, value)?;
+    let found = connection.pragma_query_value(None, pragma, |row| {
+        row.get_ref(0).map(|value| match value {
+            rusqlite::types::ValueRef::Integer(number) => number.to_string(),
+            other => other.as_str().unwrap_or_default().to_string(),
+        })
+    })?;
+    if found != reads_back {
+        return Err(Error::Broken(format!("SQLite refused {pragma}={value} and stays at {found}")));
+    }
+    Ok(())
+}
+
+/// A list that someone damaged with the sqlite3 shell reads as empty: it then differs from every order that can be sent.
+fn items_from_text(text: &str) -> Vec<String> {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+impl From<rusqlite::Error> for Error {
+    /// Sorts what SQLite says by what may be done next.
+    fn from(e: rusqlite::Error) -> Error {
+        use rusqlite::ErrorCode::*;
+        match e.sqlite_error_code() {
+            Some(DiskFull) => Error::DiskFull,
+            Some(DatabaseBusy | DatabaseLocked) => Error::Busy,
+            // After a failed fsync the kernel may have dropped the dirty pages and marked them clean, so trying again proves
+            // nothing. A database that is damaged, gone or read-only is not ours to mend either.
+            Some(SystemIoFailure | DatabaseCorrupt | NotADatabase | ReadOnly | CannotOpen) => Error::Broken(e.to_string()),
+            _ => Error::Database(e.into()),
+        }
+    }
+}

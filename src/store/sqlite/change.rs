@@ -1,0 +1,231 @@
+//! What can be changed, within a transaction of the one writer.
+//!
+//! Every change of a status is guarded by the status that its [`Transition`] starts from, and the end of an attempt by that
+//! attempt's number too, so that a late or doubled step changes nothing. Runs on the committer thread. After an error the whole
+//! transaction is rolled back.
+//!
+//! The writer's connection runs no triggers: a [`Tx`] sums up what its changes do to `status_counts` and writes that once, before
+//! the commit. A trigger would cost each change a statement journal and an update or two; other programs have the triggers.
+
+use std::collections::HashSet;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::items_from_text;
+use super::read::View;
+use crate::error::Error;
+use crate::order::{Amount, NewOrder, OrderId, Status, Transition};
+use crate::store::write::{Claimed, Created, Ending, Outcome, Revived};
+
+/// The changes that can be made within one transaction.
+pub(in crate::store) struct Tx<'a> {
+    connection: &'a Connection,
+    counted: Counted,
+}
+
+impl<'a> Tx<'a> {
+    pub(super) fn within(transaction: &'a Connection) -> Tx<'a> {
+        Tx { connection: transaction, counted: Counted::default() }
+    }
+
+    /// Writes down what the changes have done to the counts, which lag behind the orders until then.
+    pub(super) fn write_counts(self) -> Result<(), Error> {
+        for status in Status::ALL {
+            let orders = self.counted.orders[status as usize];
+            let processing_ms = if status == Status::Completed { self.counted.processing_ms } else { 0 };
+            if (orders, processing_ms) != (0, 0) {
+                self.connection
+                    .prepare_cached(
+                        "UPDATE status_counts SET orders = orders + ?2, processing_ms = processing_ms + ?3 WHERE status = ?1",
+                    )?
+                    .execute(params![status.as_str(), orders, processing_ms])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores `order` as `Pending`, unless its id is taken.
+    pub(in crate::store) fn create(&mut self, order: &NewOrder, now_ms: i64) -> Result<Created, Error> {
+        let inserted = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, created_at)
+                 VALUES (?1, ?2, ?3, ?4, 'Pending', ?5) ON CONFLICT (order_id) DO NOTHING",
+            )?
+            .execute(params![
+                order.order_id.as_str(),
+                order.user_id,
+                items_to_text(&order.item_ids),
+                order.total_amount.as_str(),
+                now_ms
+            ])?;
+        if inserted == 1 {
+            self.counted.created();
+            return Ok(Created::New);
+        }
+        let same = self
+            .connection
+            .prepare_cached("SELECT user_id, item_ids, total_amount FROM orders WHERE order_id = ?1")?
+            .query_row([order.order_id.as_str()], |row| {
+                Ok(row.get_ref(0)?.as_str()? == order.user_id
+                    && items_from_text(row.get_ref(1)?.as_str()?) == order.item_ids
+                    && Amount::from_stored(row.get(2)?) == order.total_amount)
+            })?;
+        Ok(if same { Created::Replayed } else { Created::Conflict })
+    }
+
+    /// Takes up to `limit` pending orders for processing, and counts the attempt: first those whose time to be tried again has
+    /// come, then the others in the order of arrival.
+    pub(in crate::store) fn claim(&mut self, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
+        let mut claimed = self.claim_where("retry_at > 0 AND retry_at <= ?2 ORDER BY retry_at", limit, now_ms)?;
+        if claimed.len() < limit {
+            let mut fresh = self.claim_where("retry_at = 0 ORDER BY seq", limit - claimed.len(), now_ms)?;
+            // RETURNING promises no order.
+            fresh.sort_unstable_by_key(|order| order.seq);
+            claimed.append(&mut fresh);
+        }
+        Ok(claimed)
+    }
+
+    fn claim_where(&mut self, which: &str, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
+        let (from, to) = Transition::Claim.ends();
+        let claimed: Vec<_> = self
+            .connection
+            .prepare_cached(&format!(
+                "UPDATE orders SET status = '{to}', started_at = ?2, attempts = attempts + 1, retry_at = 0
+                 WHERE seq IN (SELECT seq FROM orders WHERE status = '{from}' AND {which} LIMIT ?1)
+                 RETURNING seq, attempts",
+                from = from.as_str(),
+                to = to.as_str()
+            ))?
+            .query_map(params![limit as i64, now_ms], |row| Ok(Claimed { seq: row.get(0)?, attempt: row.get(1)? }))?
+            .collect::<Result<_, _>>()?;
+        self.counted.step(Transition::Claim, claimed.len());
+        Ok(claimed)
+    }
+
+    /// Records how an attempt ended. Returns false, and changes nothing, if the order is no longer in that attempt.
+    pub(in crate::store) fn end(&mut self, ending: &Ending, now_ms: i64) -> Result<bool, Error> {
+        let Claimed { seq, attempt } = ending.order;
+        let guard = "WHERE seq = ?1 AND attempts = ?2 AND status = ?3";
+        let step = match ending.outcome {
+            Outcome::Completed => Transition::Complete,
+            Outcome::Retry { .. } => Transition::Retry,
+            Outcome::Failed { .. } => Transition::Fail,
+        };
+        let (from, to) = step.ends();
+        let (from, to) = (from.as_str(), to.as_str());
+        let changed = match &ending.outcome {
+            Outcome::Completed => {
+                // Not by RETURNING, for which SQLite makes a temporary table: for each order, that costs more than the rest.
+                let created_at: Option<i64> = self
+                    .connection
+                    .prepare_cached(&format!("SELECT created_at FROM orders {guard}"))?
+                    .query_row(params![seq, attempt, from], |row| row.get(0))
+                    .optional()?;
+                let Some(created_at) = created_at else { return Ok(false) };
+                let took = to_processing_ms(created_at, now_ms);
+                self.counted.processing_ms = self.counted.processing_ms.saturating_add(took);
+                self.connection
+                    .prepare_cached("UPDATE orders SET status = ?2, completed_at = ?3 WHERE seq = ?1")?
+                    .execute(params![seq, to, now_ms])?
+            }
+            Outcome::Retry { at_ms, error } => self
+                .connection
+                .prepare_cached(&format!("UPDATE orders SET status = ?4, retry_at = ?5, last_error = ?6 {guard}"))?
+                .execute(params![seq, attempt, from, to, at_ms, error])?,
+            Outcome::Failed { error } => self
+                .connection
+                .prepare_cached(&format!("UPDATE orders SET status = ?4, last_error = ?5 {guard}"))?
+                .execute(params![seq, attempt, from, to, error])?,
+        };
+        self.counted.step(step, changed);
+        Ok(changed == 1)
+    }
+
+    /// Takes a claim back, as if it had never been made. Changes nothing if the order is no longer in that attempt.
+    pub(in crate::store) fn put_back(&mut self, Claimed { seq, attempt }: Claimed) -> Result<(), Error> {
+        let (from, to) = Transition::Requeue.ends();
+        let changed = self
+            .connection
+            .prepare_cached(
+                "UPDATE orders SET status = ?4, attempts = attempts - 1, started_at = iif(attempts = 1, NULL, started_at)
+                 WHERE seq = ?1 AND attempts = ?2 AND status = ?3",
+            )?
+            .execute(params![seq, attempt, from.as_str(), to.as_str()])?;
+        self.counted.step(Transition::Requeue, changed);
+        Ok(())
+    }
+
+    /// Puts every order in `Processing` that is none of `own` back to `Pending` and says how many. Their attempt stays counted.
+    pub(in crate::store) fn requeue_others(&mut self, own: &HashSet<Claimed>) -> Result<usize, Error> {
+        let (from, to) = Transition::Requeue.ends();
+        let others: Vec<i64> = self
+            .connection
+            .prepare_cached("SELECT seq, attempts FROM orders WHERE status = ?1")?
+            .query_map([from.as_str()], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?
+            .filter(|row| !row.as_ref().is_ok_and(|&(seq, attempts)| is_among(own, seq, attempts)))
+            .map(|row| row.map(|(seq, _)| seq))
+            .collect::<Result<_, _>>()?;
+        let mut requeue = self.connection.prepare_cached("UPDATE orders SET status = ?2 WHERE seq = ?1")?;
+        for seq in &others {
+            requeue.execute(params![seq, to.as_str()])?;
+        }
+        self.counted.step(Transition::Requeue, others.len());
+        Ok(others.len())
+    }
+
+    /// Has a failed order tried again, at once. Its attempts are counted on.
+    pub(in crate::store) fn revive(&mut self, id: &OrderId) -> Result<Revived, Error> {
+        let (from, to) = Transition::Revive.ends();
+        let changed = self
+            .connection
+            .prepare_cached("UPDATE orders SET status = ?3, retry_at = 0 WHERE order_id = ?1 AND status = ?2")?
+            .execute(params![id.as_str(), from.as_str(), to.as_str()])?;
+        self.counted.step(Transition::Revive, changed);
+        Ok(match View(self.connection).order(id)? {
+            Some(order) if changed == 1 => Revived::Pending(Box::new(order)),
+            Some(_) => Revived::NotFailed,
+            None => Revived::Unknown,
+        })
+    }
+
+    /// Writes something of no meaning, to learn whether the disk takes it.
+    pub(in crate::store) fn probe(&mut self, now_ms: i64) -> Result<(), Error> {
+        self.connection.prepare_cached("UPDATE probe SET written_at = max(written_at + 1, ?1)")?.execute([now_ms])?;
+        Ok(())
+    }
+}
+
+/// What the triggers of the schema add to `processing_ms`, by the same rule.
+fn to_processing_ms(created_at: i64, completed_at: i64) -> i64 {
+    completed_at.saturating_sub(created_at).max(0)
+}
+
+/// Whether an order is in an attempt that is one of `own`, whatever someone has made of its number of attempts.
+fn is_among(own: &HashSet<Claimed>, seq: i64, attempts: i64) -> bool {
+    u32::try_from(attempts).is_ok_and(|attempt| own.contains(&Claimed { seq, attempt }))
+}
+
+/// What the changes of a transaction have done to `status_counts`.
+#[derive(Default)]
+struct Counted {
+    orders: [i64; Status::ALL.len()],
+    processing_ms: i64,
+}
+
+impl Counted {
+    fn created(&mut self) {
+        self.orders[Status::Pending as usize] += 1;
+    }
+
+    fn step(&mut self, step: Transition, orders: usize) {
+        let (from, to) = step.ends();
+        self.orders[from as usize] -= orders as i64;
+        self.orders[to as usize] += orders as i64;
+    }
+}
+
+fn items_to_text(items: &[String]) -> String {
+    serde_json::to_string(items).expect("a list of strings always has a JSON form")
+}

@@ -1,0 +1,120 @@
+//! What can be read: by any thread, from whichever read connection is free, or by the writer in the middle of a transaction.
+//!
+//! Readers see what was last committed and never wait for a commit's fsync; only when more threads read than there are
+//! connections does one wait for another. A [`View`] of a transaction sees what that one has changed so far. Nothing here changes
+//! anything: a reader's connection is forbidden to.
+
+use std::sync::Mutex;
+
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::items_from_text;
+use crate::error::Error;
+use crate::order::{Amount, Order, OrderId, Status, Timestamp};
+use crate::os::sync::{try_unpoisoned, unpoisoned};
+use crate::store::Counts;
+use crate::store::write::Claimed;
+
+/// The connections that read. Any thread may ask for a view; each takes whichever connection is free.
+pub(in crate::store) struct Readers(Vec<Mutex<Connection>>);
+
+impl Readers {
+    pub(super) fn new(connections: Vec<Connection>) -> Readers {
+        Readers(connections.into_iter().map(Mutex::new).collect())
+    }
+
+    /// Reads what was last committed.
+    pub(in crate::store) fn view<T>(&self, read: impl FnOnce(View<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let free = self.0.iter().find_map(try_unpoisoned);
+        let guard = free.unwrap_or_else(|| unpoisoned(&self.0[0]));
+        read(View(&guard))
+    }
+}
+
+/// A view of the orders.
+#[derive(Clone, Copy)]
+pub(in crate::store) struct View<'a>(pub(super) &'a Connection);
+
+impl View<'_> {
+    /// The status of an order, or `None` if there is none of that id.
+    pub(in crate::store) fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
+        let mut statement = self.0.prepare_cached("SELECT status FROM orders WHERE order_id = ?1")?;
+        Ok(statement.query_row([id.as_str()], status_of).optional()?)
+    }
+
+    /// The counts that `/metrics` reports; read, not counted, so their cost does not depend on the number of orders.
+    pub(in crate::store) fn counts(&self) -> Result<Counts, Error> {
+        let mut statement = self.0.prepare_cached("SELECT status, orders, processing_ms FROM status_counts")?;
+        let mut rows = statement.query([])?;
+        let mut counts = Counts::default();
+        while let Some(row) = rows.next()? {
+            let orders = row.get::<_, i64>(1)?.max(0) as u64;
+            counts.processing_ms += row.get::<_, i64>(2)?.max(0) as u64;
+            match status_of(row)? {
+                Status::Pending => counts.pending = orders,
+                Status::Processing => counts.processing = orders,
+                Status::Completed => counts.completed = orders,
+                Status::Failed => counts.failed = orders,
+            }
+        }
+        Ok(counts)
+    }
+
+    /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if
+    /// there is none at all.
+    pub(in crate::store) fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
+        Ok(self
+            .0
+            .prepare_cached(
+                "SELECT coalesce((SELECT 0 FROM orders WHERE status = 'Pending' AND retry_at = 0 LIMIT 1),
+                   (SELECT min(retry_at) FROM orders WHERE status = 'Pending' AND retry_at > 0))",
+            )?
+            .query_row([], |row| row.get(0))?)
+    }
+
+    /// The whole record of an order, or `None` if there is none of that id.
+    pub(in crate::store) fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
+        let mut statement = self.0.prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE order_id = ?1"))?;
+        Ok(statement.query_row([id.as_str()], order_of).optional()?)
+    }
+
+    /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
+    pub(in crate::store) fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
+        Ok(by_seq(self.0, claimed.seq)?)
+    }
+}
+
+/// What [`order_of`] reads.
+const COLUMNS: &str =
+    "order_id, user_id, item_ids, total_amount, status, created_at, started_at, completed_at, attempts, last_error";
+
+pub(super) fn by_seq(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Order>> {
+    connection.prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE seq = ?1"))?.query_row([seq], order_of).optional()
+}
+
+fn order_of(row: &Row<'_>) -> rusqlite::Result<Order> {
+    Ok(Order {
+        order_id: OrderId::from_stored(row.get(0)?),
+        user_id: row.get(1)?,
+        item_ids: items_from_text(row.get_ref(2)?.as_str()?),
+        total_amount: Amount::from_stored(row.get(3)?),
+        status: status_in(row, 4)?,
+        created_at: Timestamp(row.get(5)?),
+        started_at: row.get::<_, Option<i64>>(6)?.map(Timestamp),
+        completed_at: row.get::<_, Option<i64>>(7)?.map(Timestamp),
+        attempts: row.get(8)?,
+        last_error: row.get(9)?,
+    })
+}
+
+pub(super) fn status_of(row: &Row<'_>) -> rusqlite::Result<Status> {
+    status_in(row, 0)
+}
+
+fn status_in(row: &Row<'_>, column: usize) -> rusqlite::Result<Status> {
+    let word = row.get_ref(column)?.as_str()?;
+    Status::from_word(word).ok_or_else(|| {
+        let problem = format!("unknown status {word:?}");
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, problem.into())
+    })
+}

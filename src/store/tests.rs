@@ -1,0 +1,282 @@
+//! The store by its surface: what is answered, in what order, and what one change's misfortune means for the others.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// Longer than anything takes that comes at all.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A folder for one test, removed with it.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Folder {
+        static FOLDERS: AtomicU32 = AtomicU32::new(0);
+        let name = format!("orderd-unit-{}-{}", std::process::id(), FOLDERS.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        Folder(folder)
+    }
+
+    pub(crate) fn lock(&self) -> Lock {
+        Lock::acquire(&self.0.join("orders.db")).unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A store in a folder of its own, with a clock that stands at 10 until it is turned.
+pub(crate) struct Fixture {
+    pub(crate) store: Arc<Store>,
+    pub(crate) clock: Clock,
+    /// Hears what `on_broken` is told.
+    broken: Receiver<Refused>,
+    pub(crate) lock: Lock,
+    _folder: Folder,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Fixture {
+        let (folder, clock) = (Folder::new(), Clock::manual(10));
+        let lock = folder.lock();
+        let (tell, broken) = channel();
+        let store = Store::open(&lock, 2, clock.clone(), move |e| tell.send(e).unwrap()).unwrap();
+        Fixture { store: Arc::new(store), clock, broken, lock, _folder: folder }
+    }
+
+    pub(crate) fn create(&self, id: &str) -> Created {
+        answer(|done| self.store.create(new_order(id), done)).unwrap()
+    }
+
+    pub(crate) fn create_all<const N: usize>(&self, ids: [&str; N]) {
+        assert_eq!(ids.map(|id| self.create(id)), [Created::New; N]);
+    }
+
+    pub(crate) fn claim(&self, claim: usize) -> Vec<Claimed> {
+        answer(|done| self.store.process(Vec::new(), claim, false, done)).unwrap()
+    }
+
+    pub(crate) fn record(&self, id: &str) -> Order {
+        self.store.order(&OrderId::new(id).unwrap()).unwrap().unwrap()
+    }
+}
+
+/// Asks for a change and waits for its answer.
+#[track_caller]
+pub(crate) fn answer<A: Send + 'static>(ask: impl FnOnce(Box<dyn FnOnce(A) + Send>)) -> A {
+    let (sender, receiver) = channel();
+    ask(Box::new(move |answer| sender.send(answer).unwrap()));
+    receiver.recv_timeout(PATIENCE).unwrap()
+}
+
+pub(crate) fn new_order(id: &str) -> NewOrder {
+    let body = format!(r#"{{"order_id":"{id}","user_id":"u","item_ids":["i"],"total_amount":1.50}}"#);
+    NewOrder::from_json(body.as_bytes()).unwrap()
+}
+
+fn ended(order: Claimed, outcome: Outcome) -> Vec<Ending> {
+    vec![Ending { order, outcome }]
+}
+
+#[test]
+fn a_change_is_answered_after_its_commit_and_read_back() {
+    let f = Fixture::new();
+    let store = f.store.clone();
+    let (created, status) = answer(|done| {
+        f.store.create(new_order("1"), move |created| {
+            done((created.unwrap(), store.status(&OrderId::new("1").unwrap()).unwrap()));
+        });
+    });
+    assert_eq!((created, status), (Created::New, Some(Status::Pending)));
+    assert_eq!(f.create("1"), Created::Replayed);
+    let other = NewOrder { user_id: "v".into(), ..new_order("1") };
+    assert_eq!(answer(|done| f.store.create(other, done)).unwrap(), Created::Conflict);
+    answer(|done| f.store.probe(done)).unwrap();
+    assert_eq!(f.store.next_claim_ms().unwrap(), Some(0));
+    assert_eq!(f.store.order(&OrderId::new("2").unwrap()).unwrap(), None);
+}
+
+#[test]
+fn the_counts_follow_every_step_of_an_order() {
+    let f = Fixture::new();
+    let counts = |pending, processing, completed, failed| {
+        let found = f.store.counts().unwrap();
+        assert_eq!((found.pending, found.processing, found.completed, found.failed), (pending, processing, completed, failed));
+    };
+    f.create_all(["1", "2", "3", "4"]);
+    let claimed = f.claim(3);
+    counts(1, 3, 0, 0);
+    f.clock.advance(Duration::from_millis(40));
+    answer(|done| f.store.process(ended(claimed[0], Outcome::Completed), 0, false, done)).unwrap();
+    let failed = Outcome::Failed { error: "no stock".into() };
+    answer(|done| f.store.process(ended(claimed[1], failed), 0, false, done)).unwrap();
+    counts(1, 1, 1, 1);
+    let retry = Outcome::Retry { at_ms: 90, error: "later".into() };
+    answer(|done| f.store.process(ended(claimed[2], retry), 1, false, done)).unwrap();
+    counts(1, 1, 1, 1);
+    assert_eq!(f.store.next_claim_ms().unwrap(), Some(90));
+    let Revived::Pending(revived) = answer(|done| f.store.revive(OrderId::new("2").unwrap(), done)).unwrap() else {
+        panic!("it had failed")
+    };
+    assert_eq!((revived.status, revived.last_error.as_deref()), (Status::Pending, Some("no stock")));
+    let revive = |id: &str| answer(|done| f.store.revive(OrderId::new(id).unwrap(), done)).unwrap();
+    assert_eq!((revive("2"), revive("5")), (Revived::NotFailed, Revived::Unknown));
+    counts(2, 1, 1, 0);
+    assert_eq!(f.store.counts().unwrap().processing_ms, 40);
+}
+
+#[test]
+fn a_claim_that_is_put_back_has_cost_nothing() {
+    let f = Fixture::new();
+    f.create_all(["1", "2"]);
+    let claimed = f.claim(2);
+    answer(|done| f.store.put_back(vec![claimed[0]], done)).unwrap();
+    let record = f.record("1");
+    assert_eq!((record.status, record.attempts, record.started_at), (Status::Pending, 0, None));
+    assert_eq!((f.record("2").status, f.record("2").attempts), (Status::Processing, 1));
+    assert_eq!(f.claim(2), [claimed[0]], "the attempt has its number again");
+
+    // Neither of another attempt, nor of an order that is no longer processed.
+    answer(|done| f.store.put_back(vec![Claimed { seq: 2, attempt: 2 }], done)).unwrap();
+    answer(|done| f.store.process(ended(claimed[1], Outcome::Completed), 0, false, done)).unwrap();
+    answer(|done| f.store.put_back(vec![claimed[1]], done)).unwrap();
+    assert_eq!((f.record("2").status, f.record("2").attempts), (Status::Completed, 1));
+    let counts = f.store.counts().unwrap();
+    assert_eq!((counts.pending, counts.processing, counts.completed), (0, 1, 1));
+}
+
+#[test]
+fn what_others_left_in_processing_is_requeued_and_ones_own_is_not() {
+    let f = Fixture::new();
+    f.create_all(["1", "2", "3"]);
+    let claimed = f.claim(2);
+    // What someone did by hand must not stand in the way.
+    let shell = rusqlite::Connection::open(f.lock.database()).unwrap();
+    shell.execute_batch("UPDATE orders SET status = 'Processing', attempts = -3 WHERE seq = 3").unwrap();
+    let own = HashSet::from([claimed[1], Claimed { seq: 1, attempt: 7 }]);
+    assert_eq!(answer(|done| f.store.requeue_others(own.clone(), done)).unwrap(), 2);
+    assert_eq!((f.record("1").status, f.record("1").attempts), (Status::Pending, 1));
+    assert_eq!(f.record("2").status, Status::Processing);
+    assert_eq!(f.store.counts().unwrap().pending, 2);
+    assert_eq!(answer(|done| f.store.requeue_others(own, done)).unwrap(), 0);
+}
+
+#[test]
+fn changes_are_finished_in_the_order_of_the_queue_and_a_panic_is_its_own_alone() {
+    let f = Fixture::new();
+    let (sender, receiver) = channel();
+    for n in 0..5_000 {
+        let sender = sender.clone();
+        f.store.create(new_order(&n.to_string()), move |created| {
+            assert!(n % 3 > 0, "a panic on purpose");
+            sender.send((n, created.unwrap())).unwrap();
+        });
+    }
+    drop(sender);
+    let finished: Vec<_> = receiver.iter().collect();
+    let expected: Vec<_> = (0..5_000).filter(|n| n % 3 > 0).map(|n| (n, Created::New)).collect();
+    assert_eq!(finished, expected);
+    assert_eq!(f.store.counts().unwrap().pending, 5_000);
+}
+
+#[test]
+fn a_deferrable_change_waits_for_another_but_not_for_long() {
+    let f = Fixture::new();
+    f.create("1");
+    let begun = Instant::now();
+    assert_eq!(answer(|done| f.store.process(Vec::new(), 1, true, done)).unwrap().len(), 1);
+    assert!(begun.elapsed() >= Duration::from_millis(5), "{:?}", begun.elapsed());
+
+    // One that comes along takes it with it, in the order of the queue.
+    let (sender, receiver) = channel();
+    let second = sender.clone();
+    f.store.process(Vec::new(), 1, true, move |claimed| sender.send(claimed.unwrap().len()).unwrap());
+    f.store.create(new_order("2"), move |_| second.send(9).unwrap());
+    assert_eq!(receiver.iter().collect::<Vec<_>>(), [0, 9], "claimed before the order was created");
+}
+
+#[test]
+fn closing_commits_what_is_queued_and_refuses_what_comes_later() {
+    let f = Fixture::new();
+    let (sender, receiver) = channel();
+    for n in 0..100 {
+        let sender = sender.clone();
+        f.store.create(new_order(&n.to_string()), move |created| sender.send(created.is_ok()).unwrap());
+    }
+    f.store.process(Vec::new(), 1, true, move |claimed| sender.send(claimed.is_ok()).unwrap());
+    f.store.close();
+    assert_eq!(receiver.try_iter().filter(|stored| *stored).count(), 101);
+    assert!(answer(|done| f.store.create(new_order("late"), done)).is_err());
+    assert_eq!(f.store.counts().unwrap().pending, 99, "reads go on");
+    f.store.close();
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_by_a_finish() {
+    let folder = Folder::new();
+    let lock = folder.lock();
+    let store = Arc::new(Store::open(&lock, 1, Clock::system(), |_| {}).unwrap());
+    let (go, wait) = channel::<()>();
+    let last = store.clone();
+    let finished = answer(|done| {
+        store.probe(move |probed| {
+            wait.recv().unwrap();
+            drop(last);
+            done(probed.is_ok());
+        });
+        drop(store);
+        go.send(()).unwrap();
+    });
+    assert!(finished);
+}
+
+#[test]
+fn once_the_file_is_gone_everything_is_refused_and_it_is_told_once() {
+    let f = Fixture::new();
+    f.create("1");
+    std::fs::remove_file(f.lock.database()).unwrap();
+    for _ in 0..2 {
+        let refused = answer(|done| f.store.create(new_order("2"), done)).unwrap_err();
+        assert!(matches!(*refused, Error::Broken(_)), "{refused}");
+    }
+    f.store.close();
+    assert_eq!(f.broken.iter().count(), 1);
+}
+
+#[test]
+fn a_refused_transaction_stores_nothing_and_the_next_one_is_as_good_as_any() {
+    let f = Fixture::new();
+    let shell = rusqlite::Connection::open(f.lock.database()).unwrap();
+    shell.execute_batch("ALTER TABLE status_counts RENAME TO elsewhere").unwrap();
+    let refused = answer(|done| f.store.create(new_order("1"), done)).unwrap_err();
+    assert!(matches!(*refused, Error::Database(_)), "{refused}");
+    assert_eq!(f.store.status(&OrderId::new("1").unwrap()).unwrap(), None);
+    shell.execute_batch("ALTER TABLE elsewhere RENAME TO status_counts").unwrap();
+    assert_eq!(f.create("1"), Created::New);
+}
+
+#[test]
+fn a_page_holds_as_many_records_as_its_bytes_allow_but_at_least_one() {
+    let f = Fixture::new();
+    f.create_all(["0", "1", "2", "3", "4", "5"]);
+    let one = serde_json::to_vec(&f.record("0")).unwrap().len();
+    let page = |before, limit, max_bytes| {
+        let page = f.store.page(&Filter::default(), before, limit, max_bytes).unwrap();
+        (page.orders.iter().map(|order| order.order_id.to_string()).collect::<String>(), page.next)
+    };
+    assert_eq!(page(None, 10, usize::MAX), ("543210".into(), None));
+    assert_eq!(page(None, 6, 6 * one), ("543210".into(), None));
+    assert_eq!(page(None, 4, usize::MAX), ("5432".into(), Some(3)));
+    assert_eq!(page(None, 4, 4 * one - 1), ("543".into(), Some(4)));
+    assert_eq!(page(Some(4), 4, 0), ("2".into(), Some(3)));
+    assert_eq!(page(Some(2), 4, 0), ("0".into(), None));
+    assert_eq!(page(Some(1), 4, 0), (String::new(), None));
+}

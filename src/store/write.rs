@@ -1,0 +1,144 @@
+//! The changes that can be asked for, each with the type of its answer, and what is to be done with that.
+//!
+//! A [`Write`] is made by the store's surface on the thread that asks. The committer thread applies it within a transaction,
+//! which keeps its answer, and finishes it after the commit. So nobody outside ever sees the answer of another change, or of one
+//! that is not on disk. Nothing here knows how orders are stored: that is the transaction's part.
+
+use std::collections::HashSet;
+
+use super::Refused;
+use super::sqlite::Tx;
+use crate::error::Error;
+use crate::order::{NewOrder, Order, OrderId};
+
+/// What became of an order that was to be created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The order is new, and stored.
+    New,
+    /// The same order was already there: the client has tried again.
+    Replayed,
+    /// Another order has this id.
+    Conflict,
+}
+
+/// What became of an order that was to be tried again.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Revived {
+    /// The order had failed and was `Pending` with the commit, as it stands here: the processor may take it up at any time.
+    Pending(Box<Order>),
+    /// It has not failed, so there is nothing to try again.
+    NotFailed,
+    /// There is no such order.
+    Unknown,
+}
+
+/// An order that a processor has taken up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Claimed {
+    /// Its place in the order of arrival.
+    pub seq: i64,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// The attempt.
+    pub order: Claimed,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The order is done.
+    Completed,
+    /// It is to be tried again, not before a time in milliseconds since 1970.
+    Retry {
+        /// That time.
+        at_ms: i64,
+        /// What went wrong.
+        error: String,
+    },
+    /// It is given up.
+    Failed {
+        /// What went wrong.
+        error: String,
+    },
+}
+
+/// A step of the processor's.
+pub(super) struct Process {
+    pub(super) ended: Vec<Ending>,
+    /// How many pending orders to claim afterwards.
+    pub(super) claim: usize,
+}
+
+/// A change of one kind: what is asked for, what is answered, and who is to hear it.
+pub(super) struct Asked<C, A> {
+    change: C,
+    answer: Option<A>,
+    done: Box<dyn FnOnce(Result<A, Refused>) + Send>,
+}
+
+impl<C, A> Asked<C, A> {
+    pub(super) fn new(change: C, done: impl FnOnce(Result<A, Refused>) + Send + 'static) -> Asked<C, A> {
+        Asked { change, answer: None, done: Box::new(done) }
+    }
+
+    fn apply(&mut self, change: impl FnOnce(&C) -> Result<A, Error>) -> Result<(), Error> {
+        self.answer = Some(change(&self.change)?);
+        Ok(())
+    }
+
+    fn finish(self, outcome: Result<(), Refused>) {
+        let not_applied = || Refused::new(Error::Database("committed without this change".into()));
+        (self.done)(outcome.and_then(|()| self.answer.ok_or_else(not_applied)));
+    }
+}
+
+/// A change of any kind.
+pub(super) enum Write {
+    Create(Asked<NewOrder, Created>),
+    Revive(Asked<OrderId, Revived>),
+    Probe(Asked<(), ()>),
+    Process(Asked<Process, Vec<Claimed>>),
+    PutBack(Asked<Vec<Claimed>, ()>),
+    RequeueOthers(Asked<HashSet<Claimed>, usize>),
+}
+
+impl Write {
+    /// Makes the change within a transaction and keeps its answer.
+    pub(super) fn apply(&mut self, tx: &mut Tx<'_>, now_ms: i64) -> Result<(), Error> {
+        match self {
+            Write::Create(asked) => asked.apply(|order| tx.create(order, now_ms)),
+            Write::Revive(asked) => asked.apply(|id| tx.revive(id)),
+            Write::Probe(asked) => asked.apply(|()| tx.probe(now_ms)),
+            Write::Process(asked) => asked.apply(|Process { ended, claim }| {
+                for ending in ended {
+                    if !tx.end(ending, now_ms)? {
+                        log::warn!("order number {} was changed by someone else while it was processed", ending.order.seq);
+                    }
+                }
+                if *claim > 0 { tx.claim(*claim, now_ms) } else { Ok(Vec::new()) }
+            }),
+            Write::PutBack(asked) => asked.apply(|claims| claims.iter().try_for_each(|claim| tx.put_back(*claim))),
+            Write::RequeueOthers(asked) => asked.apply(|own| tx.requeue_others(own)),
+        }
+    }
+
+    /// Tells whoever asked what became of the transaction.
+    pub(super) fn finish(self, outcome: Result<(), Refused>) {
+        match self {
+            Write::Create(asked) => asked.finish(outcome),
+            Write::Revive(asked) => asked.finish(outcome),
+            Write::Probe(asked) => asked.finish(outcome),
+            Write::Process(asked) => asked.finish(outcome),
+            Write::PutBack(asked) => asked.finish(outcome),
+            Write::RequeueOthers(asked) => asked.finish(outcome),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The child's end: what a serving process has from its parent, and the two things that it tells it.
+//!
+//! The listening socket is its standard input and the database's lock its standard output, so that no descriptor needs a number
+//! of its own. From the moment it has taken them over it dies with its parent.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::config::{Config, Listen};
+use crate::error::Error;
+use crate::http::listener::Listener;
+use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, WORKER_OF};
+use crate::store::Lock;
+
+/// What a child has from its parent.
+pub struct Inherited {
+    /// The bound socket.
+    pub listener: Listener,
+    /// The database's lock.
+    pub lock: Lock,
+    /// Whether another child has work under way. The parent says when it has ended.
+    pub predecessor_lives: bool,
+    /// Whom to tell.
+    pub parent: Parent,
+}
+
+impl Inherited {
+    /// Takes over what the parent left, if this process has one. From then on it dies with its parent.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the variable is set, but not by a parent.
+    pub fn take(config: &Config) -> Result<Option<Inherited>, Error> {
+        let Ok(parent) = std::env::var(WORKER_OF) else { return Ok(None) };
+        let misused = |_| Error::Usage(format!("{WORKER_OF} is for orderd's own use; unset it"));
+        #[cfg(target_os = "linux")]
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| misused(e.into()))?;
+        // The parent may have died before it was asked for.
+        if Pid::parent().to_string() != parent {
+            return Err(misused(io::ErrorKind::Other.into()));
+        }
+        let parent = Parent(Pid::parent());
+        let socket = io::stdin().as_fd().try_clone_to_owned().map_err(misused)?;
+        let lock = io::stdout().as_fd().try_clone_to_owned().map_err(misused)?;
+        let listener = match config.listen {
+            Listen::Tcp(_) => Listener::Tcp(TcpListener::from(socket)),
+            Listen::Unix(_) => Listener::Unix(UnixListener::from(socket)),
+        };
+        // The file that is locked, wherever a link may point by now.
+        let database = std::env::var_os(LOCKED).map_or_else(|| config.db.clone(), Into::into);
+        let lock = Lock::inherited(&database, File::from(lock))?;
+        Ok(Some(Inherited { listener, lock, predecessor_lives: std::env::var_os(PREDECESSOR_LIVES).is_some(), parent }))
+    }
+}
+
+/// The parent of this process, to be told things.
+#[derive(Debug, Clone, Copy)]
+pub struct Parent(Pid);
+
+impl Parent {
+    /// This child serves.
+    pub fn child_serves(self) {
+        self.tell(Signal::SIGUSR2);
+    }
+
+    /// This child should be replaced. It goes on serving until it is told to retire.
+    pub fn renewal_is_needed(self) {
+        self.tell(Signal::SIGUSR1);
+    }
+
+    fn tell(self, message: Signal) {
+        // A parent that is gone takes this process with it.
+        let _ = kill(self.0, message);
+    }
+}
