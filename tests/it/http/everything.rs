@@ -201,5 +201,5 @@ fn every_request_is_answered_once_whatever_its_neighbours_do() {
         now.0 <= at_first.0 + ABSURD + 20 && now.1 <= at_first.1 + 2 * ABSURD + 10
     });
     assert!(calm, "(threads, descriptors) were {at_first:?} and are {:?}: {}", at_rest(), server.stderr());
-    assert_eq!(Worker::all_of(server), 1, "{}", server.stderr());
+    assert!(comes_true(PATIENCE, || Worker::all_of(server) == 1), "{}", server.stderr());
 }
