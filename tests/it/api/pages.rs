@@ -81,7 +81,7 @@ fn a_filtered_walk_of_mixed_records_sees_each_once() {
 /// Eight of them once had five workers replaced.
 #[test]
 fn many_clients_that_read_pages_of_the_largest_orders_cost_little_and_hold_nobody_up() {
-    let clients = quick_or_slow(20, 64);
+    let clients = quick_or_slow(12, 64);
     let folder = Folder::new();
     let server = Process::start(&folder, &["--concurrency", "0"]);
     put_large_orders(&server.db(), 100, 1_000);
@@ -130,7 +130,7 @@ fn pages_in_one_packet_with_an_order_hold_no_other_order_up() {
     let alone = asked.elapsed();
     let mut greedy = server.client();
     greedy.set_read_timeout(2 * PATIENCE).unwrap();
-    let pages = quick_or_slow(10, 30);
+    let pages = quick_or_slow(4, 30);
     greedy.send([post(order("one-more")), get("/orders?limit=100&user_id=big").repeat(pages).into_bytes()].concat()).unwrap();
     let reader = std::thread::spawn(move || {
         greedy.answer().expect(200, &created("one-more"));
@@ -156,9 +156,9 @@ fn the_memory_of_large_pages_is_given_back() {
     let server = Process::start(&folder, &["--concurrency", "0"]);
     put_large_orders(&server.db(), 20, 1_000);
     let worker = Worker::of(&server);
-    for _ in 0..3 {
+    for _ in 0..2 {
         std::thread::scope(|scope| {
-            for _ in 0..8 {
+            for _ in 0..quick_or_slow(6, 16) {
                 scope.spawn(|| {
                     let mut client = server.client();
                     client.set_read_timeout(2 * PATIENCE).unwrap();

@@ -101,10 +101,9 @@ fn a_renewal_is_no_outage(flags: &[&str], cause: impl FnOnce(&Process) + Send) {
     server.stop();
 }
 
-/// A connection of the old worker's is answered until it is told to close, or it is only closed; that it hangs is wrong.
+/// A connection of the old worker's is answered and closed once the successor serves, or only closed; that it hangs is wrong.
 #[track_caller]
 fn old_connections_are_told_to_close(kept: &mut Client) {
-    // The successor may have been started only just now.
     poll_until(PATIENCE, || match kept.try_ask(get("/order/slow-0")) {
         Ok(answer) => answer.expect_status(200).header("Connection") == Some("close"),
         Err(e) => {
@@ -179,6 +178,7 @@ fn a_stop_during_a_renewal_ends_both_workers() {
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
     assert!(!first.lives() && !second.lives(), "{}", server.stderr());
+    // An orderly stop costs no attempt.
     assert!(server.rows().iter().all(|row| row.status == "Pending" && row.attempts == 0), "{:#?}", server.rows());
 }
 

@@ -65,7 +65,7 @@ fn faults_of(path: &str, text: &str, surface: &BTreeMap<String, Vec<String>>) ->
         }
         let full = import.join("::");
         let is = |place: &&str| full == **place || full.starts_with(&format!("{place}::"));
-        if !full.is_empty() && !is(&room) && !FOR_ALL.iter().any(|place| is(place)) && !allowed.iter().any(|place| is(place)) {
+        if !full.is_empty() && !is(&room) && !FOR_ALL.iter().any(&is) && !allowed.iter().any(&is) {
             faults.push(format!("{path}: the room {room} may not import {full}"));
         }
     }
