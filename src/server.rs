@@ -6,15 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::api::MAX_BODY_BYTES;
-use crate::api::origin::Hosts;
 use crate::config::{Config, MAX_DURATION};
 use crate::error::Error;
+use crate::http::Http;
 use crate::http::listener::{Address, Listener};
-use crate::http::{self, Http};
 use crate::processing::retries::Retries;
 use crate::processing::{Processor, Settings};
-use crate::service::Service;
+use crate::service::{self, Service};
 use crate::store::{Lock, Refused, Store};
 
 /// What a server tells the program that runs it.
@@ -109,15 +107,14 @@ impl Server {
             database: lock.database().to_path_buf(),
             predecessor_lives,
         };
-        let hosts = match listener.address()? {
-            Address::Tcp(own) if own.ip().is_loopback() => Hosts::loopback_and(&config.allow_hosts),
-            // What comes over a Unix socket comes from this machine, but no browser can send it.
-            Address::Tcp(_) | Address::Unix(_) => Hosts::any(),
-        };
+        let address = listener.address()?;
         let processor = Processor::start(store.clone(), settings)?;
-        let options = http::Options { workers: config.workers, read_timeout, max_body_bytes: MAX_BODY_BYTES };
-        let http = Service::start(store.clone(), processor.notifier(), processor.alive(), hosts)
-            .and_then(|service| Http::start(listener, options, service, move |why| on_trouble(Trouble::Renewal(why))));
+        let notifier = processor.notifier();
+        let for_service = service::Processor { notify: Arc::new(move || notifier.notify()), alive: processor.alive() };
+        let http = Service::start(store.clone(), for_service, &address, &config.allow_hosts).and_then(|service| {
+            let options = Service::options(config.workers, read_timeout);
+            Http::start(listener, options, service, move |why| on_trouble(Trouble::Renewal(why)))
+        });
         match http {
             Ok(http) => Ok(Server(Some(Running { http, processor, store, shutdown_timeout, exec_timeout, _lock: lock }))),
             Err(e) => {

@@ -13,12 +13,11 @@ use std::time::Duration;
 use crate::api::origin::{Hosts, Origin};
 use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
-use crate::api::{self, MAX_PAGE_BYTES, Route, metrics};
+use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics};
 use crate::error::Error;
-use crate::http::{Handler, Head, Refused, Reply, Request};
-use crate::order::OrderId;
-use crate::processing::Notifier;
-use crate::store::{Created, Revived, Store};
+use crate::http::listener::Address;
+use crate::http::{Handler, Head, Options, Refused, Reply, Request};
+use crate::store::{Created, Refused as Unstored, Revived, Store};
 
 /// How long a page may wait until earlier ones have been read by their clients.
 const PAGE_PATIENCE: Duration = Duration::from_secs(5);
@@ -29,32 +28,47 @@ const REST: Duration = Duration::from_millis(2);
 /// So many writes in a row say that there are next to no reads.
 const MANY_WRITES: usize = 256;
 
+/// Tells of orders to be processed.
+pub type Notify = Arc<dyn Fn() + Send + Sync>;
+
+/// What the routes need of the processor.
+pub struct Processor {
+    /// Called when there are orders to be processed.
+    pub notify: Notify,
+    /// Turns false when it has ended.
+    pub alive: Arc<AtomicBool>,
+}
+
 /// What the routes need.
 pub struct Service {
     store: Arc<Store>,
-    notifier: Notifier,
-    processor_alive: Arc<AtomicBool>,
+    processor: Processor,
     hosts: Hosts,
     pages: Sender<(Request, Query)>,
     writes_in_a_row: AtomicUsize,
 }
 
 impl Service {
-    /// Starts the thread that makes pages.
+    /// Starts the thread that makes pages, for a server that listens at `address`. `notify` tells of orders to be processed.
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub fn start(
-        store: Arc<Store>,
-        notifier: Notifier,
-        processor_alive: Arc<AtomicBool>,
-        hosts: Hosts,
-    ) -> Result<Service, Error> {
+    pub fn start(store: Arc<Store>, processor: Processor, address: &Address, allow_hosts: &[String]) -> Result<Service, Error> {
+        let hosts = match address {
+            Address::Tcp(own) if own.ip().is_loopback() => Hosts::loopback_and(allow_hosts),
+            // What comes over a Unix socket comes from this machine, but no browser can send it.
+            Address::Tcp(_) | Address::Unix(_) => Hosts::any(),
+        };
         let (pages, asked_for) = channel();
         let from = store.clone();
         let thread = std::thread::Builder::new().name("pages".into());
         thread.spawn(move || make_pages(&from, &asked_for)).map_err(Error::Thread)?;
-        Ok(Service { store, notifier, processor_alive, hosts, pages, writes_in_a_row: AtomicUsize::new(0) })
+        Ok(Service { store, processor, hosts, pages, writes_in_a_row: AtomicUsize::new(0) })
+    }
+
+    /// How its front door is set up.
+    pub fn options(workers: usize, read_timeout: Duration) -> Options {
+        Options { workers, read_timeout, max_body_bytes: MAX_BODY_BYTES }
     }
 
     fn create(&self, request: Request) {
@@ -62,33 +76,31 @@ impl Service {
             Ok(order) => order,
             Err(refusal) => return request.answer(refusal.into()),
         };
-        let (id, notifier) = (order.order_id.clone(), self.notifier.clone());
+        let (id, notify) = (order.order_id.clone(), self.processor.notify.clone());
         self.store.create(order, move |stored| {
             if let Ok(Created::New) = stored {
-                notifier.notify();
+                notify();
             }
             request.answer(stored.map_or_else(|_| Refusal::Unavailable.into(), |created| reply::created(&id, created)));
         });
     }
 
-    fn retry(&self, id: OrderId, request: Request) {
-        let notifier = self.notifier.clone();
-        self.store.revive(id, move |revived| {
-            request.answer(match revived {
-                Ok(Revived::Pending(order)) => {
-                    notifier.notify();
-                    reply::order(&order)
-                }
-                Ok(Revived::NotFailed) => Refusal::NotFailed.into(),
-                Ok(Revived::Unknown) => Refusal::UnknownOrder.into(),
-                Err(_) => Refusal::Unavailable.into(),
-            });
+    /// Answers with the order, which is `Pending` again.
+    fn retried(request: Request, notify: &Notify, revived: Result<Revived, Unstored>) {
+        request.answer(match revived {
+            Ok(Revived::Pending(order)) => {
+                notify();
+                reply::order(&order)
+            }
+            Ok(Revived::NotFailed) => Refusal::NotFailed.into(),
+            Ok(Revived::Unknown) => Refusal::UnknownOrder.into(),
+            Err(_) => Refusal::Unavailable.into(),
         });
     }
 
     /// Well is who could store an order just now, and processes orders.
     fn health(&self, request: Request) {
-        let alive = self.processor_alive.clone();
+        let alive = self.processor.alive.clone();
         self.store.probe(move |probed| {
             request.answer(match probed {
                 Err(_) => Refusal::Unavailable.into(),
@@ -96,16 +108,6 @@ impl Service {
                 Ok(()) => reply::healthy(),
             });
         });
-    }
-
-    fn status_of(&self, id: &OrderId) -> Result<Reply, Error> {
-        #[cfg(test)]
-        assert!(id.as_str() != "panic", "a panic on purpose");
-        Ok(self.store.status(id)?.map_or_else(|| Refusal::UnknownOrder.into(), |status| reply::order_status(id, status)))
-    }
-
-    fn order(&self, id: &OrderId) -> Result<Reply, Error> {
-        Ok(self.store.order(id)?.map_or_else(|| Refusal::UnknownOrder.into(), |order| reply::order(&order)))
     }
 }
 
@@ -131,18 +133,26 @@ impl Handler for Service {
         }
         let read = match route {
             Route::CreateOrder => return self.create(request),
-            Route::Retry(id) => return self.retry(id, request),
+            Route::Retry(id) => {
+                let notify = self.processor.notify.clone();
+                return self.store.revive(id, move |revived| Service::retried(request, &notify, revived));
+            }
             Route::Health => return self.health(request),
             Route::Orders(query) => {
                 // Without the thread it is dropped, and so answered with 500.
                 let _ = self.pages.send((request, query));
                 return;
             }
-            Route::OrderStatus(id) => self.status_of(&id),
-            Route::Order(id) => self.order(&id),
-            Route::Metrics => self.store.counts().map(|counts| metrics::json(&counts)),
+            Route::OrderStatus(id) => {
+                #[cfg(test)]
+                assert!(id.as_str() != "panic", "a panic on purpose");
+                self.store.status(&id).map(|found| found.map(|status| reply::order_status(&id, status)))
+            }
+            Route::Order(id) => self.store.order(&id).map(|found| found.map(|order| reply::order(&order))),
+            Route::Metrics => self.store.counts().map(|counts| Some(metrics::json(&counts))),
         };
-        request.answer(read.unwrap_or_else(unreadable));
+        let found = read.map(|found| found.unwrap_or_else(|| Refusal::UnknownOrder.into()));
+        request.answer(found.unwrap_or_else(unreadable));
     }
 
     fn gather(&self) {

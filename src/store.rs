@@ -190,9 +190,10 @@ impl Store {
         self.committer.rest(at_most);
     }
 
-    /// Commits what has been asked for and ends the committer thread. Changes that come later are refused; reads go on. Waits a
+    /// Commits what has been asked for, ends the committer thread and closes the file. What is asked later is refused. Waits a
     /// little longer than a commit may take, and no more, whatever the disk does. Dropping the store does the same.
     pub fn close(&self) {
         self.committer.close();
+        self.readers.close();
     }
 }

@@ -4,17 +4,16 @@
 //! server that needs a fresh process goes on serving until its parent has one; alone, it stops in order and says so by its exit
 //! status.
 
+use std::fmt::Display;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::print;
 use crate::config::Config;
 use crate::error::Error;
-use crate::http::listener::{Address, Listener};
 use crate::os::logging;
 use crate::os::signals::{self, SIGUSR1, SIGUSR2};
 use crate::server::{Foundations, Server, Trouble};
-use crate::store::Lock;
 use crate::supervisor::{self, Inherited, Parent};
 
 /// How often a server that retires is asked whether its work is done. It serves nobody any more.
@@ -80,9 +79,7 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
         is_stopping = true;
         let _ = sender.send(Event::Stop);
     })?;
-    let listener = Listener::bind(&config.listen)?;
-    let lock = Lock::acquire(&config.db)?;
-    let server = start(config, Foundations { listener, lock, predecessor_lives: false }, events)?;
+    let server = start(config, Foundations::new(config)?, events)?;
     announce(server.address());
     follow(server, &inbox, None)
 }
@@ -157,6 +154,6 @@ fn follow(server: Server, events: &Receiver<Event>, parent: Option<Parent>) -> R
 }
 
 /// The one line on standard output.
-fn announce(address: &Address) {
+fn announce(address: &impl Display) {
     print(&format!("listening on {address}\n"));
 }

@@ -286,7 +286,7 @@ mod tests {
             });
             assert_eq!(arrival.0, Arrival::Blocked(n));
         }
-        assert!(looks >= FEW_LATE && looks < 1_000, "{looks}");
+        assert!((FEW_LATE..1_000).contains(&looks), "{looks}");
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Shape {
         let upgrade = mentions("upgrade");
         let framing = match (length, coding) {
             _ if hosts > 1 => Err("there is more than one Host header"),
-            _ if hosts == 0 && !old => Err("HTTP/1.1 needs a Host header"),
+            _ if hosts == 0 && !old => Err("there is no Host header"),
             (_, Some(Err(why))) | (Some(Err(why)), None) => Err(why),
             (Some(_), Some(Ok(()))) => Err("a body has either a Content-Length or a Transfer-Encoding"),
             (None, Some(Ok(()))) if old => Err("HTTP/1.0 has no Transfer-Encoding"),

@@ -25,6 +25,9 @@ use crate::os::sync::unpoisoned;
 /// How many numbers that were found lately are tried before all are. Takes some microseconds.
 const LATELY: usize = 64;
 
+/// How often 64 KiB are thrown away of a connection that is cut: the kernel holds some megabytes at the most.
+const MAX_THROWN_AWAY: usize = 256;
+
 /// The connections to one port of ours.
 pub struct Sockets {
     port: u16,
@@ -132,6 +135,21 @@ impl Pinned {
         };
         // Should its client have gone just now, nothing is left to be shut down.
         let _ = socket::shutdown(self.0, how);
+        if how == socket::Shutdown::Both {
+            self.throw_away();
+        }
+    }
+}
+
+impl Pinned {
+    /// Reads what has come already, so that tiny_http does not: it may be a hundred thousand requests.
+    fn throw_away(&self) {
+        let mut buffer = [0; 64 << 10];
+        for _ in 0..MAX_THROWN_AWAY {
+            if !matches!(socket::recv(self.0, &mut buffer, MsgFlags::MSG_DONTWAIT), Ok(1..)) {
+                return;
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod list;
 mod read;
 mod schema;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

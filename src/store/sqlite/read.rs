@@ -16,18 +16,23 @@ use crate::store::Counts;
 use crate::store::write::Claimed;
 
 /// The connections that read. Any thread may ask for a view; each takes whichever connection is free.
-pub(in crate::store) struct Readers(Vec<Mutex<Connection>>);
+pub(in crate::store) struct Readers(Vec<Mutex<Option<Connection>>>);
 
 impl Readers {
     pub(super) fn new(connections: Vec<Connection>) -> Readers {
-        Readers(connections.into_iter().map(Mutex::new).collect())
+        Readers(connections.into_iter().map(|connection| Mutex::new(Some(connection))).collect())
+    }
+
+    /// Closes the connections, so that the last one can copy the log back and remove it. Later reads are refused.
+    pub(in crate::store) fn close(&self) {
+        self.0.iter().for_each(|connection| drop(unpoisoned(connection).take()));
     }
 
     /// Reads what was last committed.
     pub(in crate::store) fn view<T>(&self, read: impl FnOnce(View<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let free = self.0.iter().find_map(try_unpoisoned);
         let guard = free.unwrap_or_else(|| unpoisoned(&self.0[0]));
-        read(View(&guard))
+        guard.as_ref().map_or_else(|| Err(Error::Database("the store is closed".into())), |connection| read(View(connection)))
     }
 }
 

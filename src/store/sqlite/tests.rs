@@ -9,6 +9,11 @@ use crate::order::Status;
 use crate::store::tests::{Folder, new_order};
 use crate::store::{Claimed, Created, Ending, Filter, Outcome};
 
+/// Changes a file as another program does, such as the sqlite3 shell.
+pub(in crate::store) fn by_hand(lock: &Lock, sql: &str) {
+    Connection::open(lock.database()).unwrap().execute_batch(sql).unwrap();
+}
+
 /// Each end is guarded by the attempt that it ends, whatever comes late.
 #[test]
 fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {

@@ -28,10 +28,8 @@ impl Local {
     /// Starts one, set up as `change` wants it.
     pub fn start(change: impl FnOnce(&mut Config)) -> Local {
         let folder = Arc::new(Folder::new());
-        let mut config = Config::default();
-        config.listen = Listen::Tcp("127.0.0.1:0".into());
-        config.db = folder.file("orders.db");
-        config.clock = Clock::manual(T0);
+        let listen = Listen::Tcp("127.0.0.1:0".into());
+        let mut config = Config { listen, db: folder.file("orders.db"), clock: Clock::manual(T0), ..Config::default() };
         change(&mut config);
         Local::start_in(folder, config)
     }

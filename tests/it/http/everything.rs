@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::harness::{
     Answer, Client, Folder, PATIENCE, Process, Serving, SlowReaders, Wanted, Worker, badly_framed, comes_true, connect_from,
-    created, get, head, host, long_order, order, poll_until, post, post_in_chunks, put_large_order, quick_or_slow, tcp_address,
+    created, get, head, host, long_order, order, post, post_in_chunks, put_large_order, quick_or_slow, tcp_address,
 };
 
 /// How many clients of each kind there are.
@@ -201,6 +201,5 @@ fn every_request_is_answered_once_whatever_its_neighbours_do() {
         now.0 <= at_first.0 + ABSURD + 20 && now.1 <= at_first.1 + 2 * ABSURD + 10
     });
     assert!(calm, "(threads, descriptors) were {at_first:?} and are {:?}: {}", at_rest(), server.stderr());
-    // The old worker waits for what it still has to send.
-    poll_until(PATIENCE, || Worker::all_of(server) == 1);
+    assert!(comes_true(PATIENCE, || Worker::all_of(server) == 1), "{}", server.stderr());
 }

@@ -276,9 +276,8 @@ fn a_second_server_on_the_same_file_is_refused_and_the_first_goes_on() {
 #[test]
 fn a_server_that_does_not_start_leaves_nothing_running() {
     let folder = Folder::new();
-    let mut config = orderd::Config::default();
-    config.listen = orderd::Listen::Tcp("127.0.0.1:0".into());
-    config.db = folder.file("orders.db");
+    let listen = orderd::Listen::Tcp("127.0.0.1:0".into());
+    let config = orderd::Config { listen, db: folder.file("orders.db"), ..orderd::Config::default() };
     std::fs::write(&config.db, "notes").unwrap();
     let foundations = Foundations::new(&config).unwrap();
     let held = Arc::new(());
