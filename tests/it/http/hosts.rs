@@ -8,8 +8,8 @@ use std::net::{SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Answer, Client, Folder, Local, PATIENCE, Process, Serving, badly_framed, connect_from, created, enough_descriptors, get,
-    head, host, in_status, length_of, long_order, order, post, quick_or_slow, tcp_address,
+    Answer, Client, Folder, Local, PATIENCE, Process, Serving, badly_framed, comes_true, connect_from, created,
+    enough_descriptors, get, head, host, in_status, length_of, long_order, order, post, quick_or_slow, tcp_address,
 };
 
 /// A connection from a port of a host.
@@ -190,7 +190,7 @@ fn a_client_that_never_reads_blocks_no_other_host_with_the_same_port() {
     let mute: TcpStream = connect_from(from(1), tcp_address(&server)).unwrap();
     mute.set_write_timeout(Some(PATIENCE)).unwrap();
     let requests = get("/metrics").repeat(1_000);
-    let cut = (0..1_000).any(|_| io::Write::write_all(&mut &mute, requests.as_bytes()).is_err());
+    let cut = comes_true(2 * PATIENCE, || io::Write::write_all(&mut &mute, requests.as_bytes()).is_err());
     assert!(cut, "it is not let go");
     let mut other = connect(&server, 2, 25_000);
     (0..10).for_each(|n| _ = other.ask(post(order(&n.to_string()))).expect(200, &created(&n.to_string())));
