@@ -16,7 +16,16 @@ use crate::harness::{
 #[track_caller]
 fn connect(server: &impl Serving, number: u8, port: u16) -> Client {
     let from = SocketAddrV4::new(host(number), port);
-    Client::over(connect_from(from, tcp_address(server)).unwrap_or_else(|e| panic!("cannot connect from {from}: {e}")))
+    let mut last = None;
+    // A process that another test starts holds all descriptors for a moment, so an address may not be free as soon as it is closed.
+    let connected = comes_true(PATIENCE, || {
+        last = Some(connect_from(from, tcp_address(server)));
+        !matches!(&last, Some(Err(e)) if e.kind() == io::ErrorKind::AddrNotAvailable)
+    });
+    match last {
+        Some(Ok(stream)) if connected => Client::over(stream),
+        other => panic!("cannot connect from {from}: {other:?}"),
+    }
 }
 
 #[test]
