@@ -37,6 +37,7 @@ mod sockets;
 mod watchdog;
 mod workers;
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
@@ -275,7 +276,7 @@ struct Core {
     /// Held while a request is taken and brought to its connection, so that those of one connection stay in order.
     intake: Mutex<()>,
     /// Requests whose turn has come.
-    ready: Mutex<Vec<(SocketAddr, tiny_http::Request)>>,
+    ready: Mutex<VecDeque<(SocketAddr, tiny_http::Request)>>,
     connections: Connections<tiny_http::Request, Option<Socket>>,
     sockets: Sockets,
     watchdog: Watchdog,
@@ -295,7 +296,7 @@ impl Core {
     /// Has a worker take up a request whose turn has come.
     fn take_up(&self, request: tiny_http::Request) {
         if let Some(peer) = request.remote_addr().copied() {
-            unpoisoned(&self.ready).push((peer, request));
+            unpoisoned(&self.ready).push_back((peer, request));
             self.tiny.unblock();
         }
     }
