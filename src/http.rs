@@ -37,8 +37,9 @@ mod sockets;
 mod watchdog;
 mod workers;
 
+use std::fs::File;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -230,9 +231,7 @@ impl Turn {
 
     /// Ends the connection at once.
     fn let_go(self) {
-        let last = self.block();
-        last.shutdown(Shutdown::Both);
-        last.cut_after(Duration::ZERO);
+        self.block().cut();
     }
 
     /// Has nothing more of the connection looked at. What is left to be done with it is up to the caller.
@@ -253,6 +252,12 @@ impl Blocked {
         if let Some(socket) = self.socket {
             self.core.sockets.shutdown(socket, &self.peer, how);
         }
+    }
+
+    /// Cuts it now, and gets rid of what waits.
+    fn cut(self) {
+        self.shutdown(Shutdown::Both);
+        self.cut_after(Duration::ZERO);
     }
 
     /// Cuts it after a while, and gets rid of what waits.
@@ -365,7 +370,7 @@ impl Http {
         };
         let cannot = |source| Error::Listen { address: address.to_string(), source };
         let own = listener.local_addr().map_err(cannot)?;
-        let descriptor: RawFd = std::os::fd::AsRawFd::as_raw_fd(&listener);
+        let descriptor = listener.as_raw_fd();
         let tiny = tiny_http::Server::from_listener(listener, None).map_err(|e| cannot(io::Error::other(e.to_string())))?;
         let handler = Arc::new(handler);
         let refusing = handler.clone();
@@ -417,6 +422,9 @@ impl Http {
 
     /// Accepts nothing more, while a successor does, and answers what has been accepted.
     pub fn finish_retiring(&self) {
+        if let (Some(relay), Address::Unix(path)) = (&self.core.relay, &self.address) {
+            relay.stop(path);
+        }
         self.core.end_accepting();
         let until = Instant::now() + LAST_ANSWERS;
         let mut quiet_since = Instant::now();
@@ -460,15 +468,23 @@ impl Http {
 }
 
 impl Core {
-    /// Ends tiny_http's accept thread, which nothing else can while requests are to be taken: it ends as soon as there is no
-    /// descriptor for a connection. One that is blocked in accept() has its descriptor already, so it needs one more connection,
-    /// for which the sockets are made beforehand.
+    /// Ends tiny_http's accept thread, which nothing else can while requests are to be taken: it ends when there is no descriptor
+    /// for the next connection. One that is blocked in accept() has its descriptor already and needs a duplicate of it, so just
+    /// one more is left; and it needs one more connection, for which the sockets are made beforehand.
     fn end_accepting(&self) {
         let Some(address) = self.tiny.server_addr().to_ip() else { return };
         self.watchdog.expects_the_end_of_accepting();
         let nudges: Vec<_> = (0..NUDGES_TO_END).filter_map(|_| watchdog::unconnected_socket(&address)).collect();
+        let highest = sockets::highest_number();
+        let mut last = 0;
+        // Numbers below the highest that are free would be given out as well.
+        while last <= highest {
+            let Ok(filler) = File::open("/dev/null") else { return };
+            last = filler.as_raw_fd();
+            mem::forget(filler);
+        }
         if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, 0, hard);
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, last as u64 + 2, hard);
         }
         nudges.iter().for_each(|socket| watchdog::connect_socket(socket, &address));
     }

@@ -6,11 +6,10 @@
 //! A request that announces more than can be read and thrown away is undroppable: tiny_http would allocate the rest of its body in
 //! one piece. It is kept for ever, unanswered, and its connection is cut.
 
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::connections::Arrival;
 use super::head::{Framing, Shape};
@@ -67,31 +66,31 @@ impl Core {
     fn arrive(self: &Arc<Self>, request: tiny_http::Request) -> Option<(SocketAddr, tiny_http::Request)> {
         // A connection over TCP always has one.
         let peer = *request.remote_addr()?;
-        if self.relay.as_ref().is_some_and(|relay| !relay.is_from(&peer)) {
-            // Some other program has found the inner port.
-            if let Some(socket) = self.sockets.find(&peer) {
-                self.sockets.shutdown(socket, &peer, Shutdown::Both);
-            }
-            self.discard(request);
-            return None;
-        }
         let (arrival, is_new) = self.connections.arrive(peer, request, |blocked| self.is_same(&peer, *blocked));
         if is_new {
             self.watchdog.nudge();
         }
+        let is_stranger = is_new && self.relay.as_ref().is_some_and(|relay| !relay.is_from(&peer));
         match arrival {
+            // Some other program has found the inner port.
+            Arrival::Goes(request) | Arrival::Floods(request) if is_stranger => self.let_go(peer, request),
             Arrival::Goes(request) => return Some((peer, request)),
             Arrival::Waits => {}
             Arrival::Blocked(request) => self.discard(request),
             Arrival::Floods(request) => {
                 log::debug!("{peer} has too many requests waiting for each other and is let go");
-                let last = self.block(peer);
-                last.shutdown(Shutdown::Both);
-                last.cut_after(Duration::ZERO);
-                self.discard(request);
+                self.let_go(peer, request);
             }
         }
         None
+    }
+}
+
+impl Core {
+    /// Ends the connection of a request that is not to be answered.
+    fn let_go(self: &Arc<Self>, peer: SocketAddr, request: tiny_http::Request) {
+        self.block(peer).cut();
+        self.discard(request);
     }
 }
 
