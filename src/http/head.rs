@@ -1,7 +1,7 @@
 //! What the head of a request says: method, target and headers, where its body ends, and what becomes of its connection.
 //!
 //! tiny_http is lenient about framing: of two lengths it takes the first, what is no length it takes for none, and it reads what
-//! follows as the next request. [`Head::of`] goes by RFC 9112 (6.3) instead, and refuses what it calls invalid. What tiny_http
+//! follows as the next request. [`Shape::of`] goes by RFC 9112 (6.3) instead, and refuses what it calls invalid. What tiny_http
 //! itself has lost can't be seen here: it trims each line of a head before it is parsed, so a folded line looks like a header.
 //!
 //! Pure: reads a request, waits for nothing and answers nothing.

@@ -1,7 +1,7 @@
 //! The worker threads: each takes a request, in the order of arrival, and handles it if its connection has nothing else under way.
 //!
 //! A worker never waits for a client. A request whose body is still to come goes to the blocking pool. A panic costs its own
-//! request, which is answered by [`Refused::Dropped`](super::Refused::Dropped), but no thread.
+//! request, which is answered by [`Refused::Dropped`], but no thread.
 //!
 //! A request that announces more than can be read and thrown away is undroppable: tiny_http would allocate the rest of its body in
 //! one piece. It is kept for ever, unanswered, and its connection is cut.
