@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
-use super::Core;
 use super::connections::Activity;
 use super::sockets::{self, Socket};
+use super::turn::Core;
 use crate::os::sync::unpoisoned;
 
 /// So many threads may be lost before the process should be renewed. Each costs two descriptors besides.

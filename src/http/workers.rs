@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::connections::{Activity, Arrival};
-use super::head::{Framing, Shape};
-use super::{Core, Handler, Open, Refused, Request, Turn, body, is_undroppable};
+use super::head::{Framing, Head, Shape};
+use super::turn::{Core, Open, Turn};
+use super::{Handler, Refused, Request, body};
 use crate::os::sync::unpoisoned;
 
 /// The most requests taken at once, so that those that keep coming do not put off those that came.
@@ -122,14 +123,14 @@ fn begin<H: Handler>(core: &Arc<Core>, handler: &Arc<H>, (peer, request): (Socke
 }
 
 fn handle<H: Handler>(handler: &Arc<H>, request: tiny_http::Request, turn: Turn) {
-    if is_undroppable(&request) {
+    let shape = Shape::of(&request);
+    if shape.is_undroppable {
         let core = turn.core.clone();
         turn.let_go();
         return core.keep_for_ever(request);
     }
-    let shape = Shape::of(&request);
     let route = match shape.framing {
-        Ok(_) => Ok(handler.route(&shape.head(&request))),
+        Ok(_) => Ok(handler.route(&Head { request: &request, method: shape.method })),
         Err(why) => Err(Refused::BadFraming(why)),
     };
     let mut open = Open { request, shape, turn };
