@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use super::print;
+use super::{print, unknown_variables};
 use crate::config::Config;
 use crate::error::Error;
 use crate::os::logging;
@@ -30,6 +30,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);
     }
+    unknown_variables().for_each(|what| log::warn!("{what}"));
     if config.supervisor {
         match supervisor::own_program() {
             Ok(_) => {
