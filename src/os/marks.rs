@@ -49,22 +49,30 @@ impl Mark {
     }
 
     /// Whether a process works on an order of the same database for another processor.
-    pub fn is_left_over(&self, environment: &Environment) -> bool {
+    pub fn is_left_over(&self, process: &Process) -> bool {
+        self.is_foreign(&Environment::of(process))
+    }
+
+    fn is_foreign(&self, environment: &Environment) -> bool {
         environment.is_of(&self.database) && !environment.has(BY, &self.processor)
     }
 }
 
+/// Whether a process works on an order of the database that [`name_of`] names so.
+pub fn is_of(process: &Process, database: &str) -> bool {
+    Environment::of(process).is_of(database)
+}
+
 /// The environment that a process was started with.
-pub struct Environment(Vec<u8>);
+struct Environment(Vec<u8>);
 
 impl Environment {
     /// Of another user's processes we learn nothing, and we have not started them either.
-    fn of(process: &Process) -> Option<Environment> {
-        std::fs::read(format!("/proc/{}/environ", process.id)).ok().map(Environment)
+    fn of(process: &Process) -> Environment {
+        Environment(std::fs::read(format!("/proc/{}/environ", process.id)).unwrap_or_default())
     }
 
-    /// Whether it names the database that [`name_of`] names so.
-    pub fn is_of(&self, database: &str) -> bool {
+    fn is_of(&self, database: &str) -> bool {
         !database.is_empty() && self.has(OF, database)
     }
 
@@ -76,20 +84,22 @@ impl Environment {
 
 /// Kills every process that `is_ours`, with its group and its descendants, and waits until they are gone. Says how many were
 /// found, and how many of them can't be ended.
-pub fn end_all(is_ours: impl Fn(&Process, &Environment) -> bool) -> (usize, usize) {
+pub fn end_all(is_ours: impl Fn(&Process) -> bool) -> (usize, usize) {
     let until = Instant::now() + PATIENCE;
     let mut found = 0;
     loop {
         let all = all_processes();
-        let marked = all.iter().filter(|process| Environment::of(process).is_some_and(|marks| is_ours(process, &marks)));
-        let doomed = family(marked.copied().collect(), &all, &Spared::new(&all));
+        let marked = all.iter().filter(|process| is_ours(process)).copied().collect();
+        let doomed = family(marked, &all, &Spared::new(&all));
         found = found.max(doomed.len());
         if doomed.is_empty() || Instant::now() > until {
             return (found, doomed.len());
         }
         for process in doomed {
-            // The whole group at once: a process that is just being forked has it, too.
-            let _ = killpg(process.group, Signal::SIGKILL);
+            // The whole group at once: a process that is just being forked has it, too. Number 0 would mean our own group.
+            if process.group.as_raw() > 1 {
+                let _ = killpg(process.group, Signal::SIGKILL);
+            }
             let _ = kill(process.id, Signal::SIGKILL);
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -106,7 +116,9 @@ impl Spared {
     fn new(all: &[Process]) -> Spared {
         let ids = [Pid::this(), Pid::parent()];
         let of_parent = all.iter().find(|process| process.id == ids[1]).map(|parent| parent.group);
-        Spared { groups: of_parent.into_iter().chain([getpgrp()]).collect(), ids }
+        // 0 is the group of whoever is from outside a container, 1 that of its first process.
+        let first = [0, 1].map(Pid::from_raw);
+        Spared { groups: of_parent.into_iter().chain([getpgrp()]).chain(first).collect(), ids }
     }
 
     fn has(&self, process: &Process) -> bool {
@@ -136,14 +148,14 @@ mod tests {
     #[test]
     fn only_commands_of_the_same_database_and_another_processor_are_left_over() {
         let mark = Mark { database: "7:12".into(), processor: "a".into() };
-        let of = |variables: &[&str]| mark.is_left_over(&Environment(variables.join("\0").into_bytes()));
+        let of = |variables: &[&str]| mark.is_foreign(&Environment(variables.join("\0").into_bytes()));
         assert!(of(&["A=b", "ORDERD_COMMAND_OF=7:12", "ORDERD_COMMAND_BY=0"]));
         assert!(of(&["ORDERD_COMMAND_OF=7:12"]));
         assert!(!of(&["ORDERD_COMMAND_OF=7:12", "ORDERD_COMMAND_BY=a"]));
         assert!(!of(&["ORDERD_COMMAND_OF=7:123", "ORDERD_COMMAND_BY=0"]));
         assert!(!of(&["ORDERD_COMMAND_BY=0"]));
         let unnamed = Mark { database: String::new(), processor: "a".into() };
-        assert!(!unnamed.is_left_over(&Environment(b"ORDERD_COMMAND_OF=\0".to_vec())));
+        assert!(!unnamed.is_foreign(&Environment(b"ORDERD_COMMAND_OF=\0".to_vec())));
     }
 
     #[test]

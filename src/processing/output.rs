@@ -23,14 +23,16 @@ pub(super) struct Lines<'a> {
     order: &'a str,
     /// The beginning of the line that is being read.
     line: Vec<u8>,
-    last: LastLine,
+    /// The beginning of the last one that was not empty.
+    last: Vec<u8>,
+    last_is_logged: bool,
     logged_bytes: usize,
 }
 
 impl Lines<'_> {
     /// The lines of the order of this name.
     pub(super) fn new(order: &str) -> Lines<'_> {
-        Lines { order, line: Vec::new(), last: LastLine::default(), logged_bytes: 0 }
+        Lines { order, line: Vec::new(), last: Vec::new(), last_is_logged: false, logged_bytes: 0 }
     }
 
     /// Takes what has been read.
@@ -51,29 +53,38 @@ impl Lines<'_> {
     /// There is no more.
     pub(super) fn end(mut self) -> LastLine {
         self.end_line();
-        self.last
+        let mut text = words(&self.last);
+        // Replacing what is no UTF-8 may have made it longer.
+        let end = (0..=text.len().min(MAX_LINE_BYTES)).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        LastLine { text, logged: self.last_is_logged }
     }
 
     fn end_line(&mut self) {
-        let text: String = String::from_utf8_lossy(&self.line).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        self.line.clear();
-        let text = text.trim_end();
-        if text.is_empty() {
+        if self.line.iter().all(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {
+            self.line.clear();
             return;
         }
-        self.last.logged = self.logged_bytes < MAX_LOGGED_BYTES;
-        if self.last.logged {
+        std::mem::swap(&mut self.line, &mut self.last);
+        self.line.clear();
+        // Most of a flood of lines is neither logged nor kept, and is not made text.
+        self.last_is_logged = self.logged_bytes < MAX_LOGGED_BYTES;
+        if self.last_is_logged {
+            let text = words(&self.last);
             self.logged_bytes += FRAME_BYTES + self.order.len() + text.len();
             log::info!("order {}: {text}", self.order);
             if self.logged_bytes >= MAX_LOGGED_BYTES {
                 log::info!("order {}: the rest of its output is not logged", self.order);
             }
         }
-        // Replacing what is no UTF-8 may have made it longer.
-        let end = (0..=text.len().min(MAX_LINE_BYTES)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        self.last.text.clear();
-        self.last.text.push_str(&text[..end]);
     }
+}
+
+/// A line as text, without control characters and without blanks at its end.
+fn words(line: &[u8]) -> String {
+    let mut text: String = String::from_utf8_lossy(line).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    text.truncate(text.trim_end().len());
+    text
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ impl State {
             self.takeover_due = false;
             return;
         }
-        let (found, left) = marks::end_all(|_, marks| self.mark.is_left_over(marks));
+        let (found, left) = marks::end_all(|process| self.mark.is_left_over(process));
         if found > 0 {
             log::warn!("ended {} of {found} processes that a killed server left behind", found - left);
         }

@@ -40,8 +40,8 @@ impl Orphans {
         }
         let under_way = all_processes().into_iter().filter(|process| living.contains(&process.parent));
         let spared: Vec<Pid> = under_way.map(|process| process.group).collect();
-        let found = marks::end_all(|process, marks| {
-            process.parent == Pid::this() && !spared.contains(&process.group) && marks.is_of(&self.database)
+        let found = marks::end_all(|process| {
+            process.parent == Pid::this() && !spared.contains(&process.group) && marks::is_of(process, &self.database)
         });
         tell(found);
     }
@@ -50,7 +50,7 @@ impl Orphans {
 /// Kills all commands of the database at `path`, as the process that runs them is about to end.
 pub fn end_commands(path: &Path) {
     let database = marks::name_of(path);
-    tell(marks::end_all(|_, marks| marks.is_of(&database)));
+    tell(marks::end_all(|process| marks::is_of(process, &database)));
 }
 
 fn tell((found, left): (usize, usize)) {

@@ -253,6 +253,36 @@ fn output_goes_to_the_log_a_line_at_a_time_with_the_id_of_the_order() {
     assert!(!server.stderr().contains('\u{7}'));
 }
 
+/// Neither by its id nor by what its command prints can an order put lines of its own into the log, or change how others look.
+#[test]
+fn an_order_can_forge_no_line_of_the_log() {
+    let folder = Folder::new();
+    let command = r"printf 'a\342\200\256b \033[31m \342\200\250%s\n' '2026-01-01T00:00:00.000Z WARN  order 2: attempt 1 failed'; \
+                    printf '\033]0;x\007\342\201\246y\n' >&2; exit 65";
+    let server = Process::start(&folder, &["--exec", command]);
+    let id = "2: attempt 1 failed: x; the order is Failed \u{202e}\u{2028}2026-01-01T00:00:00.000Z ERROR order 3";
+    server.post(order(id)).expect_status(200);
+    poll_until(PATIENCE, || server.rows()[0].status == "Failed");
+    poll_until(PATIENCE, || server.stderr().contains("the order is Failed\n"));
+    let log = server.stderr();
+    assert!(!log.contains(['\u{1b}', '\u{7}', '\u{202e}', '\u{2028}', '\u{2066}']), "{log:?}");
+    let about: Vec<_> = log.split(['\n', '\u{2028}']).filter(|line| line.contains("order ")).collect();
+    assert!(about.len() == 3 && about.iter().all(|line| line[24..].contains(r#"  order "2: attempt"#)), "{about:#?}");
+    server.stop();
+}
+
+/// A short line costs the log as much as a long one.
+#[test]
+fn short_lines_of_output_take_no_more_of_the_log_than_long_ones() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--exec", "yes | head -c 200000; yes | head -c 200000 >&2; exit 65"]);
+    server.post(order("1")).expect_status(200);
+    server.wait_for("1", "Failed");
+    poll_until(PATIENCE, || server.stderr().contains("the order is Failed"));
+    assert!(server.stderr().len() < 200 << 10, "{} bytes of log", server.stderr().len());
+    server.stop();
+}
+
 #[test]
 fn a_hundred_megabytes_of_output_take_no_memory_and_little_of_the_log() {
     if left_out() {
