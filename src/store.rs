@@ -15,7 +15,6 @@ mod sqlite;
 pub(crate) mod tests;
 mod write;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,12 +128,6 @@ impl Store {
         self.committer.push(Write::PutBack(Asked::new(claims, done)));
     }
 
-    /// Puts back to `Pending` what is in `Processing` and not among `own`, and says how many that were: whoever processed them is
-    /// dead. The attempt that was begun stays counted.
-    pub fn requeue_others(&self, own: HashSet<Claimed>, done: impl FnOnce(Result<usize, Refused>) + Send + 'static) {
-        self.committer.push(Write::RequeueOthers(Asked::new(own, done)));
-    }
-
     /// The status of an order, or `None` if there is none of that id.
     ///
     /// # Errors
@@ -157,6 +150,14 @@ impl Store {
     /// As said above.
     pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
         self.readers.view(|view| view.claimed_order(claimed))
+    }
+
+    /// The claim and the id of every order in `Processing`, whoever has claimed it.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn in_processing(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
+        self.readers.view(|view| view.in_processing())
     }
 
     /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records

@@ -69,7 +69,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "exec",
         value: "COMMAND",
         default: "none",
-        help: "run by sh -c for each order, its record as JSON on standard input",
+        help: "run by sh -c for each order, its JSON on standard input",
         set: |config, text| match text.trim() {
             "" => Err("name a command, such as ./ship.sh".into()),
             _ => {
@@ -96,7 +96,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "retry-delay",
         value: "D",
         default: "1s",
-        help: "before a failed order is tried again; doubles, up to 1h",
+        help: "before an order is tried again; doubles up to 1h",
         set: |config, text| duration(text).map(|v| config.retry_delay = v),
     },
     Setting {
@@ -140,7 +140,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "no-supervisor",
         value: "",
         default: "false",
-        help: "one process only, for those who have a supervisor of their own",
+        help: "one process only, where another supervisor is",
         set: |config, text| match text {
             "true" | "1" => {
                 config.supervisor = false;

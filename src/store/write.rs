@@ -4,8 +4,6 @@
 //! which keeps its answer, and finishes it after the commit. So nobody outside ever sees the answer of another change, or of one
 //! that is not on disk. Nothing here knows how orders are stored: that is the transaction's part.
 
-use std::collections::HashSet;
-
 use super::Refused;
 use super::sqlite::Tx;
 use crate::error::Error;
@@ -107,7 +105,6 @@ pub(super) enum Write {
     Probe(Asked<(), ()>),
     Process(Asked<Process, Vec<Claimed>>),
     PutBack(Asked<Vec<Claimed>, ()>),
-    RequeueOthers(Asked<HashSet<Claimed>, usize>),
 }
 
 impl Write {
@@ -126,7 +123,6 @@ impl Write {
                 if *claim > 0 { tx.claim(*claim, now_ms) } else { Ok(Vec::new()) }
             }),
             Write::PutBack(asked) => asked.apply(|claims| claims.iter().try_for_each(|claim| tx.put_back(*claim))),
-            Write::RequeueOthers(asked) => asked.apply(|own| tx.requeue_others(own)),
         }
     }
 
@@ -138,7 +134,6 @@ impl Write {
             Write::Probe(asked) => asked.finish(outcome),
             Write::Process(asked) => asked.finish(outcome),
             Write::PutBack(asked) => asked.finish(outcome),
-            Write::RequeueOthers(asked) => asked.finish(outcome),
         }
     }
 }
