@@ -49,7 +49,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
     for setting in SETTINGS {
         let variable = setting.variable();
         if let Some(value) = std::env::var_os(&variable) {
-            setting.apply(&mut config, &variable, &value.to_string_lossy())?;
+            setting.apply_os(&mut config, &variable, &value)?;
         }
     }
     let usage = |e: lexopt::Error| Error::Usage(format!("{e}; see orderd --help"));
@@ -67,13 +67,14 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
             lexopt::Arg::Long(flag) => match SETTINGS.iter().find(|s| s.flag == flag) {
                 Some(setting) => {
                     let value = if setting.is_switch() { "true".into() } else { parser.value().map_err(usage)? };
-                    let mut value = value.to_string_lossy().into_owned();
+                    let mut value = value;
                     if setting.is_list() {
+                        let more = value.to_string_lossy().into_owned();
                         // Each flag adds to those before it; together they win over the environment.
-                        let list = lists.entry(setting.flag).and_modify(|list| *list += &format!(",{value}")).or_insert(value);
-                        value = list.clone();
+                        let list = lists.entry(setting.flag).and_modify(|list| *list += &format!(",{more}")).or_insert(more);
+                        value = list.clone().into();
                     }
-                    setting.apply(&mut config, &format!("--{}", setting.flag), &value)?;
+                    setting.apply_os(&mut config, &format!("--{}", setting.flag), &value)?;
                 }
                 None => return Err(usage(arg.unexpected())),
             },

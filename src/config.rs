@@ -27,6 +27,9 @@ pub struct Config {
     pub allow_hosts: Vec<String>,
     /// The database file; made if absent.
     pub db: PathBuf,
+    /// Whether to start although orders have been lost, with the old files set aside. For one start, by someone who has read what
+    /// orderd says about it.
+    pub accept_loss: bool,
     /// What processing an order means.
     pub work: Work,
     /// How long processing takes when it is waiting: 5 s, as in the service that orderd replaces.
@@ -61,6 +64,7 @@ impl Default for Config {
             listen: Listen::Tcp("127.0.0.1:8000".into()),
             allow_hosts: Vec::new(),
             db: "orders.db".into(),
+            accept_loss: false,
             work: Work::default(),
             processing_time: Duration::from_secs(5),
             concurrency: None,

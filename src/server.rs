@@ -13,7 +13,7 @@ use crate::http::listener::{Address, Listener};
 use crate::processing::retries::Retries;
 use crate::processing::{Processor, Settings};
 use crate::service::{self, Service};
-use crate::store::{Lock, Refused, Store};
+use crate::store::{Lock, Opening, Refused, Store};
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -95,7 +95,13 @@ impl Server {
                 .map(|duration| duration.min(MAX_DURATION));
         let on_trouble = Arc::new(on_trouble);
         let on_broken = on_trouble.clone();
-        let store = Store::open(&lock, config.workers, config.clock.clone(), move |e| on_broken(Trouble::Broken(e)))?;
+        let opening = Opening {
+            readers: config.workers,
+            clock: config.clock.clone(),
+            predecessor_lives,
+            accept_loss: config.accept_loss,
+        };
+        let store = Store::open(&lock, opening, move |e| on_broken(Trouble::Broken(e)))?;
         let store = Arc::new(store);
         let settings = Settings {
             work: config.work.clone(),

@@ -64,6 +64,19 @@ pub struct Page {
     pub next: Option<i64>,
 }
 
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// How many threads may read at once.
+    pub readers: usize,
+    /// The time that is noted with orders.
+    pub clock: Clock,
+    /// Whether a process that had the same lock before still uses the database.
+    pub predecessor_lives: bool,
+    /// Whether to go on where orders have been lost, with the old files set aside. A successor never does.
+    pub accept_loss: bool,
+}
+
 /// The orders on disk. Shared by all threads that need them.
 pub struct Store {
     committer: Committer,
@@ -71,20 +84,15 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the database that `lock` owns, or makes it, and starts the committer thread. `on_broken` is called once, on that
-    /// thread, when nothing more can be written safely.
+    /// Opens the database that `lock` owns, or makes it if nobody ever has, and starts the committer thread. `on_broken` is called
+    /// once, on that thread, when nothing more can be written safely.
     ///
     /// # Errors
-    /// [`Error::Foreign`] or [`Error::TooNew`] with the file untouched; [`Error::Unusable`] when it cannot be opened or written;
-    /// [`Error::Thread`].
-    pub fn open(
-        lock: &Lock,
-        readers: usize,
-        clock: Clock,
-        on_broken: impl FnOnce(Refused) + Send + 'static,
-    ) -> Result<Store, Error> {
-        let (writer, readers) = sqlite::open(lock, readers)?;
-        Ok(Store { committer: Committer::start(writer, clock, Box::new(on_broken))?, readers })
+    /// [`Error::Foreign`], [`Error::TooNew`], [`Error::Replaced`] or [`Error::WouldLose`] with the files untouched;
+    /// [`Error::Unusable`] when they cannot be opened or written; [`Error::Thread`].
+    pub fn open(lock: &Lock, opening: Opening, on_broken: impl FnOnce(Refused) + Send + 'static) -> Result<Store, Error> {
+        let (writer, readers) = sqlite::open(lock, &opening)?;
+        Ok(Store { committer: Committer::start(writer, opening.clock, Box::new(on_broken))?, readers })
     }
 
     /// Stores `order` as `Pending`, unless its id is taken.

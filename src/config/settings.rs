@@ -3,6 +3,7 @@
 //! [`SETTINGS`] is the one list that all three are made from. A text that makes no sense is refused with what would.
 //! Nothing here reads the command line or the environment.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use super::{Config, Listen, MAX_DURATION};
@@ -50,6 +51,13 @@ pub const SETTINGS: &[Setting] = &[
                 Ok(())
             }
         },
+    },
+    Setting {
+        flag: "accept-loss",
+        value: "",
+        default: "false",
+        help: "start once although orders are lost; sets the old files aside",
+        set: |config, text| switch(text).map(|v| config.accept_loss = v),
     },
     Setting {
         flag: "processing-time",
@@ -141,17 +149,7 @@ pub const SETTINGS: &[Setting] = &[
         value: "",
         default: "false",
         help: "one process only, for those who have a supervisor of their own",
-        set: |config, text| match text {
-            "true" | "1" => {
-                config.supervisor = false;
-                Ok(())
-            }
-            "false" | "0" => {
-                config.supervisor = true;
-                Ok(())
-            }
-            _ => Err("use true or false".into()),
-        },
+        set: |config, text| switch(text).map(|v| config.supervisor = !v),
     },
 ];
 
@@ -174,9 +172,32 @@ impl Setting {
         (self.set)(config, text).map_err(|remedy| Error::Usage(format!("{name}: {text:?} is not understood; {remedy}")))
     }
 
+    /// Sets it from text that may be no UTF-8: the name of a file is taken as it is.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn apply_os(&self, config: &mut Config, name: &str, text: &OsStr) -> Result<(), Error> {
+        match text.to_str() {
+            Some(text) => self.apply(config, name, text),
+            None if self.flag == "db" => {
+                config.db = text.into();
+                Ok(())
+            }
+            None => Err(Error::Usage(format!("{name}: {text:?} is not understood; use UTF-8"))),
+        }
+    }
+
     /// The name of its twin in the environment.
     pub fn variable(&self) -> String {
         format!("ORDERD_{}", self.flag.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("use true or false".into()),
     }
 }
 
@@ -314,6 +335,6 @@ mod tests {
     #[test]
     fn a_refused_value_is_named_with_its_flag_and_the_remedy() {
         assert_eq!(set("workers", "0").unwrap_err(), "--workers: \"0\" is not understood; use a whole number from 1 to 256");
-        assert_eq!(SETTINGS[3].variable(), "ORDERD_PROCESSING_TIME");
+        assert_eq!(SETTINGS[4].variable(), "ORDERD_PROCESSING_TIME");
     }
 }

@@ -34,6 +34,10 @@ impl Drop for Folder {
     }
 }
 
+pub(crate) fn opening(clock: Clock) -> Opening {
+    Opening { readers: 2, clock, predecessor_lives: false, accept_loss: false }
+}
+
 /// A store in a folder of its own, with a clock that stands at 10 until it is turned.
 pub(crate) struct Fixture {
     pub(crate) store: Arc<Store>,
@@ -49,13 +53,13 @@ impl Fixture {
         let (folder, clock) = (Folder::new(), Clock::manual(10));
         let lock = folder.lock();
         let (tell, broken) = channel();
-        let store = Store::open(&lock, 2, clock.clone(), move |e| tell.send(e).unwrap()).unwrap();
+        let store = Store::open(&lock, opening(clock.clone()), move |e| tell.send(e).unwrap()).unwrap();
         Fixture { store: Arc::new(store), clock, broken, lock, _folder: folder }
     }
 
     /// The same file, after the store was closed.
     fn reopened(&self) -> Store {
-        Store::open(&self.lock, 1, self.clock.clone(), |e| panic!("{e}")).unwrap()
+        Store::open(&self.lock, opening(self.clock.clone()), |e| panic!("{e}")).unwrap()
     }
 
     pub(crate) fn create(&self, id: &str) -> Created {
@@ -229,7 +233,7 @@ fn closing_commits_what_is_queued_and_refuses_what_comes_later() {
 fn the_last_handle_may_be_dropped_by_a_finish() {
     let folder = Folder::new();
     let lock = folder.lock();
-    let store = Arc::new(Store::open(&lock, 1, Clock::system(), |_| {}).unwrap());
+    let store = Arc::new(Store::open(&lock, opening(Clock::system()), |_| {}).unwrap());
     let (go, wait) = channel::<()>();
     let last = store.clone();
     let finished = answer(|done| {

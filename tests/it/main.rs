@@ -36,6 +36,7 @@ mod store {
     mod crash;
     mod disk;
     mod grouping;
+    mod opening;
 }
 
 mod processing {
