@@ -9,6 +9,8 @@
 //! is known for sure: every later change is refused without touching the database, and the process must end. Every function
 //! here returns what the database reports as the [`Error`] that it stands for.
 
+mod alarm;
+mod checkpoints;
 mod commit;
 mod sqlite;
 #[cfg(test)]
@@ -22,6 +24,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::order::{NewOrder, Order, OrderId, Status};
 use crate::os::clock::Clock;
+use alarm::Alarm;
+use checkpoints::Checkpoints;
 use commit::Committer;
 pub use sqlite::Lock;
 use sqlite::Readers;
@@ -80,6 +84,7 @@ pub struct Opening {
 /// The orders on disk. Shared by all threads that need them.
 pub struct Store {
     committer: Committer,
+    checkpoints: Checkpoints,
     readers: Readers,
 }
 
@@ -91,8 +96,11 @@ impl Store {
     /// [`Error::Foreign`], [`Error::TooNew`], [`Error::Replaced`] or [`Error::WouldLose`] with the files untouched;
     /// [`Error::Unusable`] when they cannot be opened or written; [`Error::Thread`].
     pub fn open(lock: &Lock, opening: Opening, on_broken: impl FnOnce(Refused) + Send + 'static) -> Result<Store, Error> {
-        let (writer, readers) = sqlite::open(lock, &opening)?;
-        Ok(Store { committer: Committer::start(writer, opening.clock, Box::new(on_broken))?, readers })
+        let (writer, readers, copier) = sqlite::open(lock, &opening)?;
+        let alarm = Arc::new(Alarm::new(on_broken));
+        let checkpoints = Checkpoints::start(copier, alarm.clone())?;
+        let committer = Committer::start(writer, checkpoints.duty(), opening.clock, alarm)?;
+        Ok(Store { committer, checkpoints, readers })
     }
 
     /// Stores `order` as `Pending`, unless its id is taken.
@@ -193,6 +201,11 @@ impl Store {
         self.readers.view(|view| view.next_claim_ms())
     }
 
+    /// Why the log can't be copied back into the database just now. Orders are stored all the same, in a log that grows.
+    pub fn checkpoint_failing(&self) -> Option<String> {
+        self.checkpoints.failing()
+    }
+
     /// Waits while a commit is under way, but not longer than `at_most`: more changes then come together, and share the next one.
     pub fn rest(&self, at_most: Duration) {
         self.committer.rest(at_most);
@@ -203,5 +216,7 @@ impl Store {
     pub fn close(&self) {
         self.committer.close();
         self.readers.close();
+        // Last, as it has the file open besides, and closing that would drop SQLite's locks.
+        self.checkpoints.close();
     }
 }

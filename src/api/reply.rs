@@ -116,6 +116,8 @@ pub enum Refusal {
     Unreadable,
     /// 503: the processor has died.
     ProcessorDead,
+    /// 503: orders are stored, but the log that holds them can't be copied back into the database.
+    LogGrows,
     /// As the front door says.
     Http(Refused),
 }
@@ -148,6 +150,9 @@ impl From<Refusal> for Reply {
             }
             Refusal::Unreadable => unavailable("storage_unavailable", "orders cannot be read now; ask again"),
             Refusal::ProcessorDead => unavailable("processor_dead", "orders are not being processed"),
+            Refusal::LogGrows => {
+                unavailable("storage_unavailable", "orders are stored, in a log that grows; the server's log says why")
+            }
             Refusal::Http(refused) => match refused {
                 Refused::BadFraming(why) => coded(400, "bad_framing", why),
                 Refused::Broken => coded(400, "incomplete_body", "the body ended early"),

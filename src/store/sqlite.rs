@@ -20,14 +20,18 @@ mod schema;
 pub(super) mod tests;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Error;
 use crate::store::Opening;
 pub(super) use change::Tx;
+pub(super) use checkpoint::{Copied, Copier, LOG_PAGE_BYTES};
 use file::Identity;
 pub use lock::Lock;
 pub(super) use read::Readers;
@@ -39,26 +43,22 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// as much again as the insert.
 const WRITER_CACHE_KIB: i64 = 8 << 10;
 
-/// The log is copied back when it has so many pages (of 4 KiB). A page that is changed again and again is copied once, so 8
-/// times SQLite's default made inserts a third faster; and a log of 32 MiB is recovered in some 30 ms after a crash.
-const CHECKPOINT_PAGES: i64 = 8_000;
-
 /// The first SQLite without the WAL-reset corruption of 3.7.0 to 3.51.2.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 /// Opens the database that `lock` owns, or makes it if nobody ever has; brings it up to date, and its log back into it; and gives
-/// back one writer and the readers.
+/// back one writer, the readers, and what copies the log back.
 ///
 /// # Errors
 /// [`Error::Foreign`], [`Error::TooNew`], [`Error::Replaced`] or [`Error::WouldLose`] with the files untouched; [`Error::Unusable`]
 /// when they cannot be opened or written.
-pub(super) fn open(lock: &Lock, opening: &Opening) -> Result<(Writer, Readers), Error> {
+pub(super) fn open(lock: &Lock, opening: &Opening) -> Result<(Writer, Readers, Copier), Error> {
     let path = lock.database();
     file::prepare(lock, opening.predecessor_lives, opening.accept_loss)?;
     let writer = Writer::open(path, opening.predecessor_lives).map_err(|e| unusable(path, e))?;
     lock.record(Some(writer.files[0].id()));
     let readers = (0..opening.readers.max(1)).map(|_| reader(path)).collect::<Result<_, _>>()?;
-    Ok((writer, Readers::new(readers)))
+    Ok((writer, Readers::new(readers), Copier::open(path)?))
 }
 
 /// While opening, a database that can't be read or written is the user's to mend, like a wrong flag.
@@ -76,6 +76,8 @@ pub(super) struct Writer {
     connection: Connection,
     /// The database and its log, as they were when opened.
     files: [Identity; 2],
+    /// The pages in the log after the last commit.
+    log_pages: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -96,16 +98,20 @@ impl Writer {
         // On macOS alone a plain fsync leaves data in the drive's cache.
         connection.pragma_update(None, "fullfsync", true)?;
         connection.pragma_update(None, "checkpoint_fullfsync", true)?;
-        // A log that grew behind one long reader is cut back to this.
-        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        // Takes the place of SQLite's own checkpoints, whose result nobody sees.
+        let log_pages = Arc::new(AtomicU64::new(0));
+        let seen = log_pages.clone();
+        connection.wal_hook(Some(move |_: &mut Wal, pages: i32| {
+            seen.store(pages.max(0) as u64, Ordering::Relaxed);
+            Ok(())
+        }))?;
         // The log exists from the first transaction on.
         connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
         let files = [Identity::of(path.to_path_buf())?, Identity::of(file::with_suffix(path, "-wal"))?];
         checkpoint::before_serving(&connection, path, is_shared)?;
-        Ok(Writer { connection, files })
+        Ok(Writer { connection, files, log_pages })
     }
 
     /// Runs `change` in a transaction and commits it with an fsync. All of it is on disk when this returns `Ok`, and none of it
@@ -114,6 +120,7 @@ impl Writer {
     /// # Errors
     /// Whatever `change` returns, or what became of the commit.
     pub(super) fn transaction<T>(&mut self, change: impl FnOnce(&mut Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        self.check_log_is_whole()?;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Dropped without a commit, a transaction rolls back.
         let mut tx = Tx::within(&transaction);
@@ -123,6 +130,31 @@ impl Writer {
         // A database that was moved or deleted takes commits to the grave.
         self.files.iter().try_for_each(Identity::check)?;
         Ok(value)
+    }
+
+    /// What is written behind a log that was cut is not found by any recovery.
+    fn check_log_is_whole(&self) -> Result<(), Error> {
+        let bytes = self.files[1].bytes()?;
+        // Another program may have emptied it as it should be done.
+        if bytes < checkpoint::log_bytes(self.log_pages())
+            && bytes < checkpoint::log_bytes(checkpoint::pages(&self.connection)?)
+        {
+            return Err(Error::Broken("the log was cut by another program".into()));
+        }
+        Ok(())
+    }
+
+    /// How many pages the log has.
+    pub(super) fn log_pages(&self) -> u64 {
+        self.log_pages.load(Ordering::Relaxed)
+    }
+
+    /// Copies the log back; when it begins anew, it is cut to `most_bytes`.
+    ///
+    /// # Errors
+    /// What the disk says; [`Error::Busy`] while another copies.
+    pub(super) fn copy_back(&mut self, most_bytes: u64) -> Result<Copied, Error> {
+        checkpoint::copy_back(&self.connection, most_bytes)
     }
 }
 

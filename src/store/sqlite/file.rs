@@ -145,13 +145,22 @@ impl Identity {
         self.id
     }
 
+    /// How long the file is now.
+    pub(super) fn bytes(&self) -> Result<u64, Error> {
+        fs::metadata(&self.path).map(|now| now.len()).map_err(|e| self.gone(&e))
+    }
+
     /// An error when the path no longer names the same file. Looks with `stat` only: opening and closing the file here would
     /// drop SQLite's own locks on it.
     pub(super) fn check(&self) -> Result<(), Error> {
         match fs::metadata(&self.path) {
             Ok(now) if FileId::of(&now) == self.id => Ok(()),
             Ok(_) => Err(Error::Broken(format!("{} was replaced by another file", self.path.display()))),
-            Err(e) => Err(Error::Broken(format!("{} is gone: {e}", self.path.display()))),
+            Err(e) => Err(self.gone(&e)),
         }
+    }
+
+    fn gone(&self, e: &io::Error) -> Error {
+        Error::Broken(format!("{} is gone: {e}", self.path.display()))
     }
 }
