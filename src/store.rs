@@ -176,7 +176,8 @@ impl Store {
     }
 
     /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records
-    /// would take more than `max_bytes` as JSON. Holds at least one, if there is one; reads at most one record more than it holds.
+    /// would take more than `max_bytes` as JSON, but at least one, if one is found. With a status and a user both, only so many orders
+    /// are looked at: the page may then hold few or none and still have a next one. Reads at most one record more than it holds.
     ///
     /// # Errors
     /// As said above.

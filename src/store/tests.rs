@@ -169,7 +169,7 @@ fn what_others_left_in_processing_is_requeued_and_ones_own_is_not() {
     f.create_all(["1", "2", "3"]);
     let claimed = f.claim(2);
     // What someone did by hand must not stand in the way.
-    by_hand(&f.lock, "UPDATE orders SET status = 'Processing', attempts = -3 WHERE seq = 3");
+    by_hand(&f.lock, "UPDATE orders SET status = 'Processing', attempts = 9 WHERE seq = 3");
     let own = HashSet::from([claimed[1], Claimed { seq: 1, attempt: 7 }]);
     assert_eq!(answer(|done| f.store.requeue_others(own.clone(), done)).unwrap(), 2);
     assert_eq!((f.record("1").status, f.record("1").attempts), (Status::Pending, 1));
