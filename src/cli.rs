@@ -3,22 +3,27 @@
 //! What is wrong is said in one line on standard error; the exit status is 2 when the user can mend it, 1 when the machine
 //! failed.
 
+mod prune;
 mod retry;
 mod serve;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::config::{Config, SETTINGS};
+use crate::Status;
+use crate::config::{Config, SETTINGS, duration};
 use crate::error::Error;
+use crate::store::retention::FINISHED;
 
 /// The whole program.
 pub fn main() -> ExitCode {
     let outcome = match parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => serve::run(&config),
         Ok(Command::Retry(config, id)) => retry::run(&config, id),
+        Ok(Command::Prune(config, older_than, statuses)) => prune::run(&config, older_than, &statuses),
         Ok(Command::Print(text)) => {
             print(&text);
             Ok(())
@@ -40,6 +45,8 @@ enum Command {
     Serve(Box<Config>),
     /// Have one failed order, or all of them, tried again.
     Retry(Box<Config>, Option<String>),
+    /// Delete orders in these statuses that ended longer ago.
+    Prune(Box<Config>, Duration, Vec<Status>),
     Print(String),
 }
 
@@ -57,6 +64,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
     let mut words: Vec<String> = Vec::new();
     let mut lists: HashMap<&str, String> = HashMap::new();
     let mut failed = false;
+    let (mut older_than, mut statuses) = (None, Vec::new());
     while let Some(arg) = parser.next().map_err(usage)? {
         match arg {
             lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(Command::Print(help())),
@@ -64,6 +72,8 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
                 return Ok(Command::Print(format!("orderd {}\n", env!("CARGO_PKG_VERSION"))));
             }
             lexopt::Arg::Long("failed") => failed = true,
+            lexopt::Arg::Long("older-than") => older_than = Some(age(&parser.value().map_err(usage)?)?),
+            lexopt::Arg::Long("status") => statuses.push(finished(&parser.value().map_err(usage)?)?),
             lexopt::Arg::Long(flag) => match SETTINGS.iter().find(|s| s.flag == flag) {
                 Some(setting) => {
                     let value = if setting.is_switch() { "true".into() } else { parser.value().map_err(usage)? };
@@ -83,6 +93,17 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
         }
     }
     let config = Box::new(config);
+    let is_prune = words.first().is_some_and(|word| word == "prune");
+    match older_than {
+        Some(older_than) if is_prune && words.len() == 1 && !failed => {
+            if statuses.is_empty() {
+                statuses = FINISHED.to_vec();
+            }
+            return Ok(Command::Prune(config, older_than, statuses));
+        }
+        None if statuses.is_empty() && !is_prune => {}
+        _ => return Err(Error::Usage("prune takes --older-than D, such as 30d, and --status; see orderd --help".into())),
+    }
     match (words.iter().map(String::as_str).collect::<Vec<_>>().as_slice(), failed) {
         ([] | ["serve"], false) => Ok(Command::Serve(config)),
         (["retry", id], false) => Ok(Command::Retry(config, Some(id.to_string()))),
@@ -90,16 +111,28 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
         (["retry", ..], _) => Err(Error::Usage("retry takes the id of one order, or --failed; see orderd --help".into())),
         (_, true) => Err(Error::Usage("--failed belongs to retry; see orderd --help".into())),
         (["serve", word, ..] | [word, ..], false) => {
-            Err(Error::Usage(format!("{word:?} is no subcommand; use serve or retry, see orderd --help")))
+            Err(Error::Usage(format!("{word:?} is no subcommand; use serve, retry or prune, see orderd --help")))
         }
     }
+}
+
+fn age(text: &OsStr) -> Result<Duration, Error> {
+    let text = text.to_string_lossy();
+    duration(&text).map_err(|remedy| Error::Usage(format!("--older-than: {text:?} is not understood; {remedy}")))
+}
+
+fn finished(text: &OsStr) -> Result<Status, Error> {
+    let text = text.to_string_lossy();
+    let status = Status::from_word(&text).filter(|status| FINISHED.contains(status));
+    status.ok_or_else(|| Error::Usage(format!("--status: {text:?} is not understood; use Completed or Failed")))
 }
 
 fn help() -> String {
     let mut text = "orderd takes orders over HTTP, keeps them on disk, processes them and reports how they are.\n\n\
          Usage: orderd [serve] [--FLAG VALUE]...\n       \
          orderd retry ID         have a failed order tried again\n       \
-         orderd retry --failed   have all failed orders tried again\n\n"
+         orderd retry --failed   have all failed orders tried again\n       \
+         orderd prune --older-than D [--status S]   delete finished orders that ended longer ago\n\n"
         .to_string();
     for setting in SETTINGS {
         let flag = format!("--{} {}", setting.flag, setting.value);

@@ -8,7 +8,7 @@ mod settings;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::settings::{SETTINGS, Setting};
+pub use self::settings::{SETTINGS, Setting, duration};
 pub use crate::http::listener::Listen;
 use crate::os::clock::Clock;
 use crate::processing::work::Work;
@@ -42,6 +42,8 @@ pub struct Config {
     pub max_attempts: u32,
     /// The delay before a failed order is tried again. It doubles with each attempt, with jitter, up to an hour.
     pub retry_delay: Duration,
+    /// Finished orders are deleted when they ended longer ago. For ever if not set.
+    pub keep: Option<Duration>,
     /// Threads that answer requests. More than cores, as they also wait for the disk: two for each core, at least 4.
     pub workers: usize,
     /// How long a connection may be silent, and how long a whole body may take. On TCP alone.
@@ -71,6 +73,7 @@ impl Default for Config {
             exec_timeout: Duration::from_secs(60),
             max_attempts: 5,
             retry_delay: Duration::from_secs(1),
+            keep: None,
             workers: (2 * cores()).max(4),
             read_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),

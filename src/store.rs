@@ -12,6 +12,7 @@
 mod alarm;
 mod checkpoints;
 mod commit;
+pub mod retention;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -29,8 +30,8 @@ use checkpoints::Checkpoints;
 use commit::Committer;
 pub use sqlite::Lock;
 use sqlite::Readers;
-use write::{Asked, Process, Write};
-pub use write::{Claimed, Created, Ending, Outcome, Revived};
+use write::{Asked, Process, Prune, Write};
+pub use write::{Claimed, Created, Ending, Outcome, Pruned, Revived};
 
 /// Why a change was refused: the error of its transaction, shared by all that were in it.
 pub type Refused = Arc<Error>;
@@ -149,6 +150,18 @@ impl Store {
     /// dead. The attempt that was begun stays counted.
     pub fn requeue_others(&self, own: HashSet<Claimed>, done: impl FnOnce(Result<usize, Refused>) + Send + 'static) {
         self.committer.push(Write::RequeueOthers(Asked::new(own, done)));
+    }
+
+    /// Deletes orders in `status` that ended before a time in milliseconds since 1970: a batch of them, from the place `after` on.
+    /// An order that has failed ended when its last attempt began, as no other time of it is known.
+    pub fn prune(
+        &self,
+        status: Status,
+        before_ms: i64,
+        after: i64,
+        done: impl FnOnce(Result<Pruned, Refused>) + Send + 'static,
+    ) {
+        self.committer.push(Write::Prune(Asked::new(Prune { status, before_ms, after }, done)));
     }
 
     /// The status of an order, or `None` if there is none of that id.

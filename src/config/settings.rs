@@ -108,6 +108,13 @@ pub const SETTINGS: &[Setting] = &[
         set: |config, text| duration(text).map(|v| config.retry_delay = v),
     },
     Setting {
+        flag: "keep",
+        value: "D",
+        default: "for ever",
+        help: "finished orders are deleted when they ended longer ago",
+        set: |config, text| duration(text).map(|v| config.keep = Some(v)),
+    },
+    Setting {
         flag: "workers",
         value: "N",
         default: "from the cores",
@@ -235,7 +242,11 @@ fn host(text: &str) -> Result<String, String> {
     if is_fine { Ok(name.to_ascii_lowercase()) } else { Err(remedy()) }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A duration as settings have it.
+///
+/// # Errors
+/// What would be understood.
+pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= MAX_DURATION => Ok(duration),
         _ => Err("durations look like 250ms, 5s, 2m or 0s".into()),

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use super::Refused;
 use super::sqlite::Tx;
 use crate::error::Error;
-use crate::order::{NewOrder, Order, OrderId};
+use crate::order::{NewOrder, Order, OrderId, Status};
 
 /// What became of an order that was to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,22 @@ pub enum Outcome {
     },
 }
 
+/// What has been deleted of a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// How many orders.
+    pub deleted: usize,
+    /// The place after which to go on, if there are more in that status.
+    pub next: Option<i64>,
+}
+
+/// Which finished orders to delete.
+pub(super) struct Prune {
+    pub(super) status: Status,
+    pub(super) before_ms: i64,
+    pub(super) after: i64,
+}
+
 /// A step of the processor's.
 pub(super) struct Process {
     pub(super) ended: Vec<Ending>,
@@ -107,6 +123,7 @@ pub(super) enum Write {
     Probe(Asked<(), ()>),
     Process(Asked<Process, Vec<Claimed>>),
     PutBack(Asked<Vec<Claimed>, ()>),
+    Prune(Asked<Prune, Pruned>),
     RequeueOthers(Asked<HashSet<Claimed>, usize>),
 }
 
@@ -125,6 +142,7 @@ impl Write {
                 }
                 if *claim > 0 { tx.claim(*claim, now_ms) } else { Ok(Vec::new()) }
             }),
+            Write::Prune(asked) => asked.apply(|prune| tx.prune(prune.status, prune.before_ms, prune.after)),
             Write::PutBack(asked) => asked.apply(|claims| claims.iter().try_for_each(|claim| tx.put_back(*claim))),
             Write::RequeueOthers(asked) => asked.apply(|own| tx.requeue_others(own)),
         }
@@ -137,6 +155,7 @@ impl Write {
             Write::Revive(asked) => asked.finish(outcome),
             Write::Probe(asked) => asked.finish(outcome),
             Write::Process(asked) => asked.finish(outcome),
+            Write::Prune(asked) => asked.finish(outcome),
             Write::PutBack(asked) => asked.finish(outcome),
             Write::RequeueOthers(asked) => asked.finish(outcome),
         }

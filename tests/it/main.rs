@@ -37,6 +37,7 @@ mod store {
     mod disk;
     mod grouping;
     mod opening;
+    mod retention;
     mod versions;
 }
 
