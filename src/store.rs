@@ -14,6 +14,7 @@ mod checkpoints;
 mod commit;
 pub mod retention;
 mod sqlite;
+mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
 mod write;
@@ -30,6 +31,7 @@ use checkpoints::Checkpoints;
 use commit::Committer;
 pub use sqlite::Lock;
 use sqlite::Readers;
+use steps::Steps;
 use write::{Asked, Process, Prune, Write};
 pub use write::{Claimed, Created, Ending, Outcome, Pruned, Revived};
 
@@ -87,6 +89,7 @@ pub struct Store {
     committer: Committer,
     checkpoints: Checkpoints,
     readers: Readers,
+    steps: Steps,
 }
 
 impl Store {
@@ -100,8 +103,12 @@ impl Store {
         let (writer, readers, copier) = sqlite::open(lock, &opening)?;
         let alarm = Arc::new(Alarm::new(on_broken));
         let checkpoints = Checkpoints::start(copier, alarm.clone())?;
-        let committer = Committer::start(writer, checkpoints.duty(), opening.clock, alarm)?;
-        Ok(Store { committer, checkpoints, readers })
+        let committer = Committer::start(writer, checkpoints.duty(), opening.clock.clone(), alarm)?;
+        let store = Store { committer, checkpoints, readers, steps: Steps::new(opening.clock) };
+        if store.readers.view(|view| view.has_attempt_in_future(store.steps.now_ms()))? {
+            store.shift_retries(0);
+        }
+        Ok(store)
     }
 
     /// Stores `order` as `Pending`, unless its id is taken.
@@ -164,6 +171,13 @@ impl Store {
         self.committer.push(Write::Prune(Asked::new(Prune { status, before_ms, after }, done)));
     }
 
+    /// The clock was set forward by so much, or back: has delayed orders wait by their length. 0 for a step that nobody saw.
+    fn shift_retries(&self, step_ms: i64) {
+        log::warn!("the clock was set; orders that are to be tried again wait by their delay");
+        // The committer logs a refusal. It only makes them wait longer, or not as long.
+        self.committer.push(Write::ShiftRetries(Asked::new(step_ms, |_| {})));
+    }
+
     /// The status of an order, or `None` if there is none of that id.
     ///
     /// # Errors
@@ -212,6 +226,10 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
+        // Whoever waits for a delayed order asks again and again.
+        if let Some(step_ms) = self.steps.look() {
+            self.shift_retries(step_ms);
+        }
         self.readers.view(|view| view.next_claim_ms())
     }
 

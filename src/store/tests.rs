@@ -144,6 +144,28 @@ fn the_counts_follow_every_step_of_an_order() {
 }
 
 #[test]
+fn a_delayed_order_waits_by_its_length_when_the_clock_is_set() {
+    const YEAR_MS: i64 = 31_536_000_000;
+    let f = Fixture::new();
+    f.create("1");
+    let claimed = f.claim(1);
+    let retry = Outcome::Retry { at_ms: 90, error: "later".into() };
+    answer(|done| f.store.process(ended(claimed[0], retry), 0, false, done)).unwrap();
+    for step_ms in [YEAR_MS, -YEAR_MS] {
+        let before = f.store.next_claim_ms().unwrap().unwrap();
+        f.store.shift_retries(step_ms);
+        answer(|done| f.store.probe(done)).unwrap();
+        assert_eq!(f.store.next_claim_ms().unwrap(), Some((before + step_ms).max(1)));
+    }
+    // While no server ran: the attempt began in the future, and 80 ms later its next one was due.
+    by_hand(&f.lock, &format!("UPDATE orders SET retry_at = {YEAR_MS} + 80, started_at = {YEAR_MS}"));
+    f.store.close();
+    let store = f.reopened();
+    answer(|done| store.probe(done)).unwrap();
+    assert_eq!(store.next_claim_ms().unwrap(), Some(10 + 80));
+}
+
+#[test]
 fn a_claim_that_is_put_back_has_cost_nothing() {
     let f = Fixture::new();
     f.create_all(["1", "2"]);

@@ -124,6 +124,7 @@ pub(super) enum Write {
     Process(Asked<Process, Vec<Claimed>>),
     PutBack(Asked<Vec<Claimed>, ()>),
     Prune(Asked<Prune, Pruned>),
+    ShiftRetries(Asked<i64, ()>),
     RequeueOthers(Asked<HashSet<Claimed>, usize>),
 }
 
@@ -142,6 +143,7 @@ impl Write {
                 }
                 if *claim > 0 { tx.claim(*claim, now_ms) } else { Ok(Vec::new()) }
             }),
+            Write::ShiftRetries(asked) => asked.apply(|step_ms| tx.shift_retries(*step_ms, now_ms)),
             Write::Prune(asked) => asked.apply(|prune| tx.prune(prune.status, prune.before_ms, prune.after)),
             Write::PutBack(asked) => asked.apply(|claims| claims.iter().try_for_each(|claim| tx.put_back(*claim))),
             Write::RequeueOthers(asked) => asked.apply(|own| tx.requeue_others(own)),
@@ -156,6 +158,7 @@ impl Write {
             Write::Probe(asked) => asked.finish(outcome),
             Write::Process(asked) => asked.finish(outcome),
             Write::Prune(asked) => asked.finish(outcome),
+            Write::ShiftRetries(asked) => asked.finish(outcome),
             Write::PutBack(asked) => asked.finish(outcome),
             Write::RequeueOthers(asked) => asked.finish(outcome),
         }

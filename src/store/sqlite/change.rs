@@ -193,6 +193,22 @@ impl<'a> Tx<'a> {
         })
     }
 
+    /// Shifts the times that delayed orders wait for by a step of the clock. With 0, of those alone whose last attempt began in the
+    /// future: what they wait for counts from now.
+    pub(in crate::store) fn shift_retries(&mut self, step_ms: i64, now_ms: i64) -> Result<(), Error> {
+        let (by, which) = match step_ms {
+            0 => ("?2 - started_at + ?1", "started_at > ?2"),
+            _ => ("?1", "true"),
+        };
+        self.connection
+            .prepare_cached(&format!(
+                "UPDATE orders SET retry_at = max(1, retry_at + {by}), started_at = min(started_at, ?2)
+                 WHERE status = 'Pending' AND retry_at > 0 AND {which}"
+            ))?
+            .execute(params![step_ms, now_ms])?;
+        Ok(())
+    }
+
     /// Deletes orders in `status` that ended before `before_ms`: of the next few behind the place `after`.
     pub(in crate::store) fn prune(&mut self, status: Status, before_ms: i64, after: i64) -> Result<Pruned, Error> {
         let looked_at: Vec<(i64, i64, i64)> = self
