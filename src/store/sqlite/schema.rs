@@ -144,13 +144,15 @@ const LARGE_BYTES: u64 = 16 << 20;
 /// # Errors
 /// [`Error::TooNew`]: the header of the file is looked at before it is opened, but a newer version may still be in the log.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Error> {
+    let mut is_fresh = false;
     loop {
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if version > VERSION {
             return Err(Error::TooNew { file: path.to_path_buf(), found: version, known: VERSION });
         }
         let Some(step) = usize::try_from(version).ok().and_then(|v| MIGRATIONS.get(v)) else { return Ok(()) };
-        if version > 0 {
+        is_fresh |= version == 0;
+        if !is_fresh {
             log::info!("{} is brought from schema {version} to {}", path.display(), version + 1);
             if std::fs::metadata(path).is_ok_and(|file| file.len() > LARGE_BYTES) {
                 log::info!("that takes some seconds for each million orders, and as much room again");
