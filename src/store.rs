@@ -87,6 +87,7 @@ pub struct Opening {
 /// The orders on disk. Shared by all threads that need them.
 pub struct Store {
     committer: Committer,
+    alarm: Arc<Alarm>,
     checkpoints: Checkpoints,
     readers: Readers,
     steps: Steps,
@@ -103,8 +104,8 @@ impl Store {
         let (writer, readers, copier) = sqlite::open(lock, &opening)?;
         let alarm = Arc::new(Alarm::new(on_broken));
         let checkpoints = Checkpoints::start(copier, alarm.clone())?;
-        let committer = Committer::start(writer, checkpoints.duty(), opening.clock.clone(), alarm)?;
-        let store = Store { committer, checkpoints, readers, steps: Steps::new(opening.clock) };
+        let committer = Committer::start(writer, checkpoints.duty(), opening.clock.clone(), alarm.clone())?;
+        let store = Store { committer, alarm, checkpoints, readers, steps: Steps::new(opening.clock) };
         if store.readers.view(|view| view.has_attempt_in_future(store.steps.now_ms()))? {
             store.shift_retries(0);
         }
@@ -233,9 +234,10 @@ impl Store {
         self.readers.view(|view| view.next_claim_ms())
     }
 
-    /// Why the log can't be copied back into the database just now. Orders are stored all the same, in a log that grows.
-    pub fn checkpoint_failing(&self) -> Option<String> {
-        self.checkpoints.failing()
+    /// What a person has to look at, though orders may still be stored: the log can't be copied back into the database, and grows; or
+    /// a page of the database is damaged.
+    pub fn trouble(&self) -> Option<String> {
+        self.alarm.corrupt().map(|error| error.to_string()).or_else(|| self.checkpoints.failing())
     }
 
     /// Waits while a commit is under way, but not longer than `at_most`: more changes then come together, and share the next one.

@@ -116,8 +116,8 @@ pub enum Refusal {
     Unreadable,
     /// 503: the processor has died.
     ProcessorDead,
-    /// 503: orders are stored, but the log that holds them can't be copied back into the database.
-    LogGrows,
+    /// 503: orders may be stored, but somebody has to look at the database.
+    InTrouble,
     /// As the front door says.
     Http(Refused),
 }
@@ -150,8 +150,8 @@ impl From<Refusal> for Reply {
             }
             Refusal::Unreadable => unavailable("storage_unavailable", "orders cannot be read now; ask again"),
             Refusal::ProcessorDead => unavailable("processor_dead", "orders are not being processed"),
-            Refusal::LogGrows => {
-                unavailable("storage_unavailable", "orders are stored, in a log that grows; the server's log says why")
+            Refusal::InTrouble => {
+                unavailable("storage_unavailable", "the database needs somebody to look at it; the server's log says why")
             }
             Refusal::Http(refused) => match refused {
                 Refused::BadFraming(why) => coded(400, "bad_framing", why),

@@ -1,8 +1,8 @@
 //! Copies the log back into the database beside the commits, and before the log grows too long.
 //!
-//! A thread with a connection of its own copies and syncs whenever the log has grown by a part of its bound, while commits go on.
-//! What has come meanwhile, the committer copies once the log has reached its bound: as nothing is written then, the log is
-//! done with, and the next commit begins it anew. So a commit waits for a part of the log at most.
+//! A thread with a connection of its own copies and syncs when the log is three quarters full, while commits go on. What has come
+//! since, the committer copies once the log has reached its bound: as nothing is written then, the log is done with, and the next
+//! commit begins it anew. So a commit waits for a quarter of the log at most, and a page that changes often is copied twice.
 //!
 //! The bound follows the room on the file system: a log may take a quarter of it, so that the pages that the database gains by
 //! being copied into still fit. A write that fails stops nothing, as commits are safe in the log. It is logged when it begins and
@@ -25,7 +25,7 @@ use crate::os::sync::unpoisoned;
 const MOST_PAGES: u64 = 8_000;
 /// The shortest bound: a few commits should fit.
 const FEWEST_PAGES: u64 = 64;
-/// The part of the room, and of the bound: the log may take one in four, and is copied four times until it is full.
+/// Of the room and of the bound: the log may take one part of the room, and is copied by the thread when one is left to its bound.
 const PARTS: u64 = 4;
 /// The pause after a failure.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ impl Checkpoints {
 
     /// The committer's part.
     pub(super) fn duty(&self) -> Duty {
-        Duty { shared: self.shared.clone(), last_pages: 0, wake_at: self.shared.bound.load(Ordering::Relaxed) / PARTS }
+        Duty { shared: self.shared.clone(), last_pages: 0, is_copied: false }
     }
 
     /// Why the log can't be copied back just now.
@@ -159,8 +159,8 @@ impl Shared {
 pub(super) struct Duty {
     shared: Arc<Shared>,
     last_pages: u64,
-    /// The thread is woken when the log has so many pages.
-    wake_at: u64,
+    /// Whether the thread has been told of this log.
+    is_copied: bool,
 }
 
 impl Duty {
@@ -169,13 +169,13 @@ impl Duty {
         let (pages, bound) = (writer.log_pages(), self.shared.bound.load(Ordering::Relaxed));
         if pages < self.last_pages {
             // It has begun anew.
-            self.wake_at = bound / PARTS;
+            self.is_copied = false;
         }
         self.last_pages = pages;
         if pages >= bound {
             self.copy(writer);
-        } else if pages >= self.wake_at {
-            self.wake_at = pages + bound / PARTS;
+        } else if pages >= bound - bound / PARTS && !self.is_copied {
+            self.is_copied = true;
             self.shared.wake();
         }
     }

@@ -161,7 +161,11 @@ impl Worker {
                 }
             }
             Err(error) => {
-                if self.refused_in_a_row == 0 || !(error.is_transient() || matches!(**error, Error::Corrupt(_))) {
+                let is_said = match **error {
+                    Error::Corrupt(_) => !self.alarm.note_corrupt(error.clone()),
+                    _ => error.is_transient() && self.refused_in_a_row > 0,
+                };
+                if !is_said {
                     log::error!("writes refused: {error}");
                 }
                 self.refused_in_a_row += changes;

@@ -155,7 +155,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Er
         if !is_fresh {
             log::info!("{} is brought from schema {version} to {}", path.display(), version + 1);
             if std::fs::metadata(path).is_ok_and(|file| file.len() > LARGE_BYTES) {
-                log::info!("that takes some seconds for each million orders, and as much room again");
+                log::info!("that takes up to half a minute for each million orders, and as much room again");
             }
         }
         let transaction = connection.transaction()?;

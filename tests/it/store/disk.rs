@@ -172,6 +172,7 @@ fn a_damaged_page_is_said_once_and_ends_nothing() {
     let worker = Worker::of(&server);
     (0..5).for_each(|_| _ = server.post(order("new")).expect_error(503, "storage_unavailable"));
     server.get("/order/o-0").expect_status(503);
+    server.get("/healthz").expect_error(503, "storage_unavailable");
     assert_eq!(server.get("/orders").expect_status(200).json()["data"][0]["order_id"], "o-299");
     assert!(worker.lives(), "{}", server.stderr());
     assert_eq!(server.stderr().matches("restore a backup").count(), 2, "one for writes, one for the read: {}", server.stderr());
