@@ -140,7 +140,11 @@ fn follow(server: Server, events: &Receiver<Event>, parent: Option<Parent>) -> R
             }
             (Ok(Event::Alone), _) => server.alone(),
             // The database may no longer be what this process believes it to be: nothing more is to be done to it.
-            (Ok(Event::Trouble(Trouble::Broken(_))), _) => return Err(Error::Reported { exit_status: 1 }),
+            (Ok(Event::Trouble(Trouble::Broken(_))), _) => {
+                // Dropped, it would stop in order, and wait for what can't be written any more.
+                std::mem::forget(server);
+                return Err(Error::Reported { exit_status: 1 });
+            }
             (Ok(Event::Trouble(_)), Pending::Nothing) => match parent {
                 Some(parent) => {
                     parent.renewal_is_needed();

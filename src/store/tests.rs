@@ -34,6 +34,10 @@ impl Drop for Folder {
     }
 }
 
+pub(crate) fn opening(clock: Clock) -> Opening {
+    Opening { readers: 2, clock, predecessor_lives: false, accept_loss: false }
+}
+
 /// A store in a folder of its own, with a clock that stands at 10 until it is turned.
 pub(crate) struct Fixture {
     pub(crate) store: Arc<Store>,
@@ -49,13 +53,13 @@ impl Fixture {
         let (folder, clock) = (Folder::new(), Clock::manual(10));
         let lock = folder.lock();
         let (tell, broken) = channel();
-        let store = Store::open(&lock, 2, clock.clone(), move |e| tell.send(e).unwrap()).unwrap();
+        let store = Store::open(&lock, opening(clock.clone()), move |e| tell.send(e).unwrap()).unwrap();
         Fixture { store: Arc::new(store), clock, broken, lock, _folder: folder }
     }
 
     /// The same file, after the store was closed.
     fn reopened(&self) -> Store {
-        Store::open(&self.lock, 1, self.clock.clone(), |e| panic!("{e}")).unwrap()
+        Store::open(&self.lock, opening(self.clock.clone()), |e| panic!("{e}")).unwrap()
     }
 
     pub(crate) fn create(&self, id: &str) -> Created {
@@ -137,6 +141,28 @@ fn the_counts_follow_every_step_of_an_order() {
     assert_eq!((revive("2"), revive("5")), (Revived::NotFailed, Revived::Unknown));
     counts(2, 1, 1, 0);
     assert_eq!(f.store.counts().unwrap().processing_ms, 40);
+}
+
+#[test]
+fn a_delayed_order_waits_by_its_length_when_the_clock_is_set() {
+    const YEAR_MS: i64 = 31_536_000_000;
+    let f = Fixture::new();
+    f.create("1");
+    let claimed = f.claim(1);
+    let retry = Outcome::Retry { at_ms: 90, error: "later".into() };
+    answer(|done| f.store.process(ended(claimed[0], retry), 0, false, done)).unwrap();
+    for step_ms in [YEAR_MS, -YEAR_MS] {
+        let before = f.store.next_claim_ms().unwrap().unwrap();
+        f.store.shift_retries(step_ms);
+        answer(|done| f.store.probe(done)).unwrap();
+        assert_eq!(f.store.next_claim_ms().unwrap(), Some((before + step_ms).max(1)));
+    }
+    // While no server ran: the attempt began in the future, and 80 ms later its next one was due.
+    by_hand(&f.lock, &format!("UPDATE orders SET retry_at = {YEAR_MS} + 80, started_at = {YEAR_MS}"));
+    f.store.close();
+    let store = f.reopened();
+    answer(|done| store.probe(done)).unwrap();
+    assert_eq!(store.next_claim_ms().unwrap(), Some(10 + 80));
 }
 
 #[test]
@@ -254,7 +280,7 @@ fn closing_commits_what_is_queued_and_refuses_what_comes_later() {
 fn the_last_handle_may_be_dropped_by_a_finish() {
     let folder = Folder::new();
     let lock = folder.lock();
-    let store = Arc::new(Store::open(&lock, 1, Clock::system(), |_| {}).unwrap());
+    let store = Arc::new(Store::open(&lock, opening(Clock::system()), |_| {}).unwrap());
     let (go, wait) = channel::<()>();
     let last = store.clone();
     let finished = answer(|done| {

@@ -36,6 +36,9 @@ mod store {
     mod crash;
     mod disk;
     mod grouping;
+    mod opening;
+    mod retention;
+    mod versions;
 }
 
 mod processing {

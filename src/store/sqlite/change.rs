@@ -15,7 +15,10 @@ use super::items_from_text;
 use super::read::View;
 use crate::error::Error;
 use crate::order::{Amount, NewOrder, OrderId, Status, Transition};
-use crate::store::write::{Claimed, Created, Ending, Outcome, Revived};
+use crate::store::write::{Claimed, Created, Ending, Outcome, Pruned, Revived};
+
+/// The most orders that are deleted in one transaction: a few milliseconds of work, for which others have to wait.
+const PRUNED_AT_ONCE: usize = 500;
 
 /// The changes that can be made within one transaction.
 pub(in crate::store) struct Tx<'a> {
@@ -182,6 +185,43 @@ impl<'a> Tx<'a> {
         })
     }
 
+    /// Shifts the times that delayed orders wait for by a step of the clock. With 0, of those alone whose last attempt began in the
+    /// future: what they wait for counts from now.
+    pub(in crate::store) fn shift_retries(&mut self, step_ms: i64, now_ms: i64) -> Result<(), Error> {
+        let (by, which) = match step_ms {
+            0 => ("?2 - started_at + ?1", "started_at > ?2"),
+            _ => ("?1", "true"),
+        };
+        self.connection
+            .prepare_cached(&format!(
+                "UPDATE orders SET retry_at = max(1, retry_at + {by}), started_at = min(started_at, ?2)
+                 WHERE status = 'Pending' AND retry_at > 0 AND {which}"
+            ))?
+            .execute(params![step_ms, now_ms])?;
+        Ok(())
+    }
+
+    /// Deletes orders in `status` that ended before `before_ms`: of the next few behind the place `after`.
+    pub(in crate::store) fn prune(&mut self, status: Status, before_ms: i64, after: i64) -> Result<Pruned, Error> {
+        let looked_at: Vec<(i64, i64, i64)> = self
+            .connection
+            .prepare_cached(&format!(
+                "SELECT seq, coalesce(completed_at, started_at, created_at), coalesce(completed_at, created_at) - created_at
+                 FROM orders WHERE status = '{}' AND seq > ?1 ORDER BY seq LIMIT ?2",
+                status.as_str()
+            ))?
+            .query_map(params![after, PRUNED_AT_ONCE as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        let mut delete = self.connection.prepare_cached("DELETE FROM orders WHERE seq = ?1")?;
+        let mut deleted = 0;
+        for &(seq, _, took_ms) in looked_at.iter().filter(|(_, ended_ms, _)| *ended_ms < before_ms) {
+            deleted += delete.execute([seq])?;
+            self.counted.deleted(status, took_ms);
+        }
+        let next = looked_at.last().filter(|_| looked_at.len() == PRUNED_AT_ONCE).map(|(seq, ..)| *seq);
+        Ok(Pruned { deleted, next })
+    }
+
     /// Writes something of no meaning, to learn whether the disk takes it.
     pub(in crate::store) fn probe(&mut self, now_ms: i64) -> Result<(), Error> {
         self.connection.prepare_cached("UPDATE probe SET written_at = max(written_at + 1, ?1)")?.execute([now_ms])?;
@@ -204,6 +244,13 @@ struct Counted {
 impl Counted {
     fn created(&mut self) {
         self.orders[Status::Pending as usize] += 1;
+    }
+
+    fn deleted(&mut self, status: Status, took_ms: i64) {
+        self.orders[status as usize] -= 1;
+        if status == Status::Completed {
+            self.processing_ms = self.processing_ms.saturating_sub(took_ms.max(0));
+        }
     }
 
     fn step(&mut self, step: Transition, orders: usize) {

@@ -77,6 +77,12 @@ impl View<'_> {
             .query_row([], |row| row.get(0))?)
     }
 
+    /// Whether a delayed order's last attempt began later than now.
+    pub(in crate::store) fn has_attempt_in_future(&self, now_ms: i64) -> Result<bool, Error> {
+        let query = "SELECT EXISTS (SELECT 1 FROM orders WHERE status = 'Pending' AND retry_at > 0 AND started_at > ?1)";
+        Ok(self.0.prepare_cached(query)?.query_row([now_ms], |row| row.get(0))?)
+    }
+
     /// The whole record of an order, or `None` if there is none of that id.
     pub(in crate::store) fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
         let mut statement = self.0.prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE order_id = ?1"))?;

@@ -6,7 +6,8 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::order::Status;
-use crate::store::tests::{Folder, new_order};
+use crate::os::clock::Clock;
+use crate::store::tests::{Folder, new_order, opening};
 use crate::store::{Claimed, Created, Ending, Filter, Outcome};
 
 /// Changes a file as another program does, such as the sqlite3 shell.
@@ -19,7 +20,7 @@ pub(in crate::store) fn by_hand(lock: &Lock, sql: &str) {
 fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
     let folder = Folder::new();
     let lock = folder.lock();
-    let (mut writer, readers) = open(&lock, 1).unwrap();
+    let (mut writer, readers, _) = open(&lock, &opening(Clock::system())).unwrap();
     let new = new_order("1");
     let record = || readers.view(|view| view.order(&new.order_id)).unwrap().unwrap();
     let failed = |error: &str| Outcome::Failed { error: error.into() };
@@ -56,7 +57,7 @@ fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
 fn the_counts_are_those_that_the_triggers_keep() {
     let folder = Folder::new();
     let lock = folder.lock();
-    let (mut writer, readers) = open(&lock, 1).unwrap();
+    let (mut writer, readers, _) = open(&lock, &opening(Clock::system())).unwrap();
     let end = |order: Claimed, outcome: Outcome| Ending { order, outcome };
     writer
         .transaction(|tx| {
@@ -105,7 +106,7 @@ fn a_page_of_many_orders_takes_as_long_as_one_of_few() {
 fn pages(orders: i64) -> Vec<(String, Duration)> {
     let folder = Folder::new();
     let lock = folder.lock();
-    let (_writer, readers) = open(&lock, 1).unwrap();
+    let (_writer, readers, _) = open(&lock, &opening(Clock::system())).unwrap();
     // All of one user's, but for two; all completed, but for the oldest few. None has failed.
     Connection::open(lock.database())
         .unwrap()
