@@ -56,7 +56,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "accept-loss",
         value: "",
         default: "false",
-        help: "start once although orders are lost; sets the old files aside",
+        help: "start although orders are lost; sets old files aside",
         set: |config, text| switch(text).map(|v| config.accept_loss = v),
     },
     Setting {

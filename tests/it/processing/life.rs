@@ -304,8 +304,9 @@ fn a_server_that_does_not_start_leaves_nothing_running() {
     let folder = Folder::new();
     let listen = orderd::Listen::Tcp("127.0.0.1:0".into());
     let config = orderd::Config { listen, db: folder.file("orders.db"), ..orderd::Config::default() };
-    std::fs::write(&config.db, "notes").unwrap();
     let foundations = Foundations::new(&config).unwrap();
+    // What is no database before is refused without a lock file beside it.
+    std::fs::write(&config.db, "notes").unwrap();
     let held = Arc::new(());
     let holder = held.clone();
     let started = Server::start_on(&config, foundations, move |_| _ = holder.clone());
