@@ -3,6 +3,7 @@
 //! What is wrong is said in one line on standard error; the exit status is 2 when the user can mend it, 1 when the machine
 //! failed.
 
+mod nearest;
 mod prune;
 mod retry;
 mod serve;
@@ -16,7 +17,17 @@ use std::time::Duration;
 use crate::Status;
 use crate::config::{Config, SETTINGS, duration};
 use crate::error::Error;
+use crate::os::marks::{BY, OF};
+use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, WORKER_OF};
 use crate::store::retention::FINISHED;
+
+/// The first words that there are.
+const SUBCOMMANDS: [&str; 5] = ["serve", "retry", "prune", "help", "version"];
+/// Variables of ours that are no settings: a parent's for its child, and a command's mark.
+const INTERNAL: [&str; 5] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, OF, BY];
+
+/// The width that the help keeps to.
+const HELP_COLUMNS: usize = 80;
 
 /// The whole program.
 pub fn main() -> ExitCode {
@@ -69,7 +80,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
         match arg {
             lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(Command::Print(help())),
             lexopt::Arg::Long("version") | lexopt::Arg::Short('V') => {
-                return Ok(Command::Print(format!("orderd {}\n", env!("CARGO_PKG_VERSION"))));
+                return Ok(Command::Print(version()));
             }
             lexopt::Arg::Long("failed") => failed = true,
             lexopt::Arg::Long("older-than") => older_than = Some(age(&parser.value().map_err(usage)?)?),
@@ -86,7 +97,12 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
                     }
                     setting.apply_os(&mut config, &format!("--{}", setting.flag), &value)?;
                 }
-                None => return Err(usage(arg.unexpected())),
+                None => {
+                    let flags = SETTINGS.iter().map(|setting| setting.flag).chain(["help", "version", "failed"]);
+                    let flags: Vec<_> = flags.map(|flag| format!("--{flag}")).collect();
+                    let hint = nearest::hint(&format!("--{flag}"), flags.iter().map(String::as_str));
+                    return Err(Error::Usage(format!("{:?} is no flag{hint}; see orderd --help", format!("--{flag}"))));
+                }
             },
             lexopt::Arg::Value(word) => words.push(word.to_string_lossy().into_owned()),
             arg => return Err(usage(arg.unexpected())),
@@ -106,12 +122,15 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
     }
     match (words.iter().map(String::as_str).collect::<Vec<_>>().as_slice(), failed) {
         ([] | ["serve"], false) => Ok(Command::Serve(config)),
+        (["help"], false) => Ok(Command::Print(help())),
+        (["version"], false) => Ok(Command::Print(version())),
         (["retry", id], false) => Ok(Command::Retry(config, Some(id.to_string()))),
         (["retry"], true) => Ok(Command::Retry(config, None)),
         (["retry", ..], _) => Err(Error::Usage("retry takes the id of one order, or --failed; see orderd --help".into())),
         (_, true) => Err(Error::Usage("--failed belongs to retry; see orderd --help".into())),
         (["serve", word, ..] | [word, ..], false) => {
-            Err(Error::Usage(format!("{word:?} is no subcommand; use serve, retry or prune, see orderd --help")))
+            let hint = nearest::hint(word, SUBCOMMANDS);
+            Err(Error::Usage(format!("{word:?} is no subcommand{hint}; use {}, see orderd --help", SUBCOMMANDS.join(", "))))
         }
     }
 }
@@ -127,17 +146,40 @@ fn finished(text: &OsStr) -> Result<Status, Error> {
     status.ok_or_else(|| Error::Usage(format!("--status: {text:?} is not understood; use Completed or Failed")))
 }
 
+/// What is said of each variable that is named like a setting and is none.
+fn unknown_variables() -> impl Iterator<Item = String> {
+    let known: Vec<String> = SETTINGS.iter().map(|setting| setting.variable()).collect();
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("ORDERD_")).filter_map(move |name| {
+        let is_known = known.contains(&name) || INTERNAL.contains(&name.as_str());
+        let hint = nearest::hint(&name, known.iter().map(String::as_str));
+        (!is_known).then(|| format!("the variable {name} means nothing to orderd{hint}; see orderd --help"))
+    })
+}
+
+fn version() -> String {
+    format!("orderd {}\n", env!("CARGO_PKG_VERSION"))
+}
+
 fn help() -> String {
-    let mut text = "orderd takes orders over HTTP, keeps them on disk, processes them and reports how they are.\n\n\
+    let mut text = "orderd takes orders over HTTP, keeps them on disk, and processes them.\n\n\
          Usage: orderd [serve] [--FLAG VALUE]...\n       \
          orderd retry ID         have a failed order tried again\n       \
          orderd retry --failed   have all failed orders tried again\n       \
-         orderd prune --older-than D [--status S]   delete finished orders that ended longer ago\n\n"
+         orderd prune --older-than D   delete finished orders that are old\n       \
+         orderd help | version\n\n\
+         An order whose attempts are used up gets one more by each retry.\n\n"
         .to_string();
     for setting in SETTINGS {
         let flag = format!("--{} {}", setting.flag, setting.value);
         let default = if setting.is_switch() { String::new() } else { format!(" [{}]", setting.default) };
-        text += &format!("  {flag:<22} {}{default}\n", setting.help);
+        let line = format!("  {flag:<22} {}{default}", setting.help);
+        // A line that is too long has its default below.
+        match line.len() {
+            ..=HELP_COLUMNS => text += &line,
+            _ => text += &format!("  {flag:<22} {}\n{:25}{}", setting.help, "", default.trim_start()),
+        }
+        text.push('\n');
     }
     text += "  --version\n  --help\n\n\
          Every flag has a twin in the environment, such as ORDERD_LISTEN; the flag wins.\n";

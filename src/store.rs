@@ -19,7 +19,6 @@ mod steps;
 pub(crate) mod tests;
 mod write;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,12 +153,6 @@ impl Store {
         self.committer.push(Write::PutBack(Asked::new(claims, done)));
     }
 
-    /// Puts back to `Pending` what is in `Processing` and not among `own`, and says how many that were: whoever processed them is
-    /// dead. The attempt that was begun stays counted.
-    pub fn requeue_others(&self, own: HashSet<Claimed>, done: impl FnOnce(Result<usize, Refused>) + Send + 'static) {
-        self.committer.push(Write::RequeueOthers(Asked::new(own, done)));
-    }
-
     /// Deletes orders in `status` that ended before a time in milliseconds since 1970: a batch of them, from the place `after` on.
     /// An order that has failed ended when its last attempt began, as no other time of it is known.
     pub fn prune(
@@ -201,6 +194,14 @@ impl Store {
     /// As said above.
     pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
         self.readers.view(|view| view.claimed_order(claimed))
+    }
+
+    /// The claim and the id of every order in `Processing`, whoever has claimed it.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn in_processing(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
+        self.readers.view(|view| view.in_processing())
     }
 
     /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records

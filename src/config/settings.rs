@@ -56,7 +56,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "accept-loss",
         value: "",
         default: "false",
-        help: "start once although orders are lost; sets the old files aside",
+        help: "start once although orders are lost",
         set: |config, text| switch(text).map(|v| config.accept_loss = v),
     },
     Setting {
@@ -77,7 +77,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "exec",
         value: "COMMAND",
         default: "none",
-        help: "run by sh -c for each order, its record as JSON on standard input",
+        help: "run by sh -c for each order, its JSON on standard input",
         set: |config, text| match text.trim() {
             "" => Err("name a command, such as ./ship.sh".into()),
             _ => {
@@ -104,14 +104,14 @@ pub const SETTINGS: &[Setting] = &[
         flag: "retry-delay",
         value: "D",
         default: "1s",
-        help: "before a failed order is tried again; doubles, up to 1h",
+        help: "before an order is tried again; doubles up to 1h",
         set: |config, text| duration(text).map(|v| config.retry_delay = v),
     },
     Setting {
         flag: "keep",
         value: "D",
         default: "for ever",
-        help: "finished orders are deleted when they ended longer ago",
+        help: "delete finished orders that ended longer ago",
         set: |config, text| duration(text).map(|v| config.keep = Some(v)),
     },
     Setting {
@@ -155,7 +155,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "no-supervisor",
         value: "",
         default: "false",
-        help: "one process only, for those who have a supervisor of their own",
+        help: "one process only, where another supervisor is",
         set: |config, text| switch(text).map(|v| config.supervisor = !v),
     },
 ];

@@ -186,18 +186,43 @@ fn a_claim_that_is_put_back_has_cost_nothing() {
 }
 
 #[test]
-fn what_others_left_in_processing_is_requeued_and_ones_own_is_not() {
+fn what_is_in_processing_is_listed_with_its_claim_whoever_made_it() {
     let f = Fixture::new();
-    f.create_all(["1", "2", "3"]);
-    let claimed = f.claim(2);
-    // What someone did by hand must not stand in the way.
-    by_hand(&f.lock, "UPDATE orders SET status = 'Processing', attempts = 9 WHERE seq = 3");
-    let own = HashSet::from([claimed[1], Claimed { seq: 1, attempt: 7 }]);
-    assert_eq!(answer(|done| f.store.requeue_others(own.clone(), done)).unwrap(), 2);
-    assert_eq!((f.record("1").status, f.record("1").attempts), (Status::Pending, 1));
-    assert_eq!(f.record("2").status, Status::Processing);
-    assert_eq!(f.store.counts().unwrap().pending, 2);
-    assert_eq!(answer(|done| f.store.requeue_others(own, done)).unwrap(), 0);
+    f.create_all(["1", "2", "3", "4"]);
+    let claimed = f.claim(3);
+    answer(|done| f.store.process(ended(claimed[1], Outcome::Completed), 0, false, done)).unwrap();
+    let id = |id: &str| OrderId::new(id).unwrap();
+    assert_eq!(f.store.in_processing().unwrap(), [(claimed[0], id("1")), (claimed[2], id("3"))]);
+}
+
+#[test]
+fn a_completed_order_has_no_error_any_more() {
+    let f = Fixture::new();
+    f.create_all(["1"]);
+    let retry = Outcome::Retry { at_ms: 0, error: "no stock".into() };
+    answer(|done| f.store.process(ended(f.claim(1)[0], retry), 0, false, done)).unwrap();
+    let again = f.claim(1)[0];
+    assert_eq!(f.record("1").last_error.as_deref(), Some("no stock"));
+    answer(|done| f.store.process(ended(again, Outcome::Completed), 0, false, done)).unwrap();
+    assert_eq!(f.record("1").last_error, None);
+}
+
+/// One place at a time, as with few commands: whoever always goes first would keep the other kind waiting for ever.
+#[test]
+fn orders_that_are_due_and_fresh_ones_take_turns() {
+    let f = Fixture::new();
+    let ids: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    ids.iter().for_each(|id| _ = f.create(id));
+    let retry = |order| Ending { order, outcome: Outcome::Retry { at_ms: 1, error: "later".into() } };
+    let due: Vec<_> = f.claim(50).into_iter().map(retry).collect();
+    answer(|done| f.store.process(due, 0, false, done)).unwrap();
+    let one_by_one: Vec<_> = (0..40).flat_map(|_| f.claim(1)).collect();
+    let again = one_by_one.iter().filter(|order| order.attempt == 2).count();
+    assert!((5..=35).contains(&again), "{again} of 40");
+    // And each kind takes what the other leaves.
+    let rest = f.claim(100);
+    assert_eq!((one_by_one.len() + rest.len(), f.claim(1)), (100, vec![]));
+    assert_eq!(rest.iter().filter(|order| order.attempt == 2).count(), 50 - again);
 }
 
 #[test]

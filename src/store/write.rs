@@ -4,8 +4,6 @@
 //! which keeps its answer, and finishes it after the commit. So nobody outside ever sees the answer of another change, or of one
 //! that is not on disk. Nothing here knows how orders are stored: that is the transaction's part.
 
-use std::collections::HashSet;
-
 use super::Refused;
 use super::sqlite::Tx;
 use crate::error::Error;
@@ -125,7 +123,6 @@ pub(super) enum Write {
     PutBack(Asked<Vec<Claimed>, ()>),
     Prune(Asked<Prune, Pruned>),
     ShiftRetries(Asked<i64, ()>),
-    RequeueOthers(Asked<HashSet<Claimed>, usize>),
 }
 
 impl Write {
@@ -146,7 +143,6 @@ impl Write {
             Write::ShiftRetries(asked) => asked.apply(|step_ms| tx.shift_retries(*step_ms, now_ms)),
             Write::Prune(asked) => asked.apply(|prune| tx.prune(prune.status, prune.before_ms, prune.after)),
             Write::PutBack(asked) => asked.apply(|claims| claims.iter().try_for_each(|claim| tx.put_back(*claim))),
-            Write::RequeueOthers(asked) => asked.apply(|own| tx.requeue_others(own)),
         }
     }
 
@@ -160,7 +156,6 @@ impl Write {
             Write::Prune(asked) => asked.finish(outcome),
             Write::ShiftRetries(asked) => asked.finish(outcome),
             Write::PutBack(asked) => asked.finish(outcome),
-            Write::RequeueOthers(asked) => asked.finish(outcome),
         }
     }
 }

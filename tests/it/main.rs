@@ -43,6 +43,7 @@ mod store {
 
 mod processing {
     mod command;
+    mod interrupted;
     mod life;
     mod retries;
     mod work;
@@ -50,10 +51,12 @@ mod processing {
 
 mod process {
     mod cli;
+    mod deploy;
     mod examples;
     mod operator;
     mod renewal;
     mod start;
     mod stop;
+    mod strangers;
     mod supervisor;
 }

@@ -7,7 +7,7 @@
 //! The writer's connection runs no triggers: a [`Tx`] sums up what its changes do to `status_counts` and writes that once, before
 //! the commit. A trigger would cost each change a statement journal and an update or two; other programs have the triggers.
 
-use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -77,20 +77,30 @@ impl<'a> Tx<'a> {
         Ok(if same { Created::Replayed } else { Created::Conflict })
     }
 
-    /// Takes up to `limit` pending orders for processing, and counts the attempt: first those whose time to be tried again has
-    /// come, then the others in the order of arrival.
+    /// Takes up to `limit` pending orders for processing, and counts the attempt. Those whose time to be tried again has come, in
+    /// the order of that time, and fresh ones, in the order of arrival, get half of the places each; what one kind leaves, the
+    /// other takes.
     pub(in crate::store) fn claim(&mut self, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
-        let mut claimed = self.claim_where("retry_at > 0 AND retry_at <= ?2 ORDER BY retry_at", limit, now_ms)?;
-        if claimed.len() < limit {
-            let mut fresh = self.claim_where("retry_at = 0 ORDER BY seq", limit - claimed.len(), now_ms)?;
-            // RETURNING promises no order.
-            fresh.sort_unstable_by_key(|order| order.seq);
-            claimed.append(&mut fresh);
+        const DUE: &str = "retry_at > 0 AND retry_at <= ?2 ORDER BY retry_at";
+        // By lot, so that neither kind waits for ever where there is only one place at a time.
+        let odd_place = limit % 2 * (RandomState::new().build_hasher().finish() % 2) as usize;
+        let share = limit / 2 + odd_place;
+        let mut claimed = self.claim_where(DUE, share, now_ms)?;
+        let are_more_due = claimed.len() == share;
+        let mut fresh = self.claim_where("retry_at = 0 ORDER BY seq", limit - claimed.len(), now_ms)?;
+        // RETURNING promises no order.
+        fresh.sort_unstable_by_key(|order| order.seq);
+        claimed.append(&mut fresh);
+        if are_more_due && claimed.len() < limit {
+            claimed.append(&mut self.claim_where(DUE, limit - claimed.len(), now_ms)?);
         }
         Ok(claimed)
     }
 
     fn claim_where(&mut self, which: &str, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
         let (from, to) = Transition::Claim.ends();
         let claimed: Vec<_> = self
             .connection
@@ -130,7 +140,7 @@ impl<'a> Tx<'a> {
                 let took = to_processing_ms(created_at, now_ms);
                 self.counted.processing_ms = self.counted.processing_ms.saturating_add(took);
                 self.connection
-                    .prepare_cached("UPDATE orders SET status = ?2, completed_at = ?3 WHERE seq = ?1")?
+                    .prepare_cached("UPDATE orders SET status = ?2, completed_at = ?3, last_error = NULL WHERE seq = ?1")?
                     .execute(params![seq, to, now_ms])?
             }
             Outcome::Retry { at_ms, error } => self
@@ -158,24 +168,6 @@ impl<'a> Tx<'a> {
             .execute(params![seq, attempt, from.as_str(), to.as_str()])?;
         self.counted.step(Transition::Requeue, changed);
         Ok(())
-    }
-
-    /// Puts every order in `Processing` that is none of `own` back to `Pending` and says how many. Their attempt stays counted.
-    pub(in crate::store) fn requeue_others(&mut self, own: &HashSet<Claimed>) -> Result<usize, Error> {
-        let (from, to) = Transition::Requeue.ends();
-        let others: Vec<i64> = self
-            .connection
-            .prepare_cached("SELECT seq, attempts FROM orders WHERE status = ?1")?
-            .query_map([from.as_str()], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?
-            .filter(|row| !row.as_ref().is_ok_and(|&(seq, attempts)| is_among(own, seq, attempts)))
-            .map(|row| row.map(|(seq, _)| seq))
-            .collect::<Result<_, _>>()?;
-        let mut requeue = self.connection.prepare_cached("UPDATE orders SET status = ?2 WHERE seq = ?1")?;
-        for seq in &others {
-            requeue.execute(params![seq, to.as_str()])?;
-        }
-        self.counted.step(Transition::Requeue, others.len());
-        Ok(others.len())
     }
 
     /// Has a failed order tried again, at once. Its attempts are counted on.
@@ -240,11 +232,6 @@ impl<'a> Tx<'a> {
 /// What the triggers of the schema add to `processing_ms`, by the same rule.
 fn to_processing_ms(created_at: i64, completed_at: i64) -> i64 {
     completed_at.saturating_sub(created_at).max(0)
-}
-
-/// Whether an order is in an attempt that is one of `own`, whatever someone has made of its number of attempts.
-fn is_among(own: &HashSet<Claimed>, seq: i64, attempts: i64) -> bool {
-    u32::try_from(attempts).is_ok_and(|attempt| own.contains(&Claimed { seq, attempt }))
 }
 
 /// What the changes of a transaction have done to `status_counts`.

@@ -93,6 +93,18 @@ impl View<'_> {
     pub(in crate::store) fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
         Ok(by_seq(self.0, claimed.seq)?)
     }
+
+    /// The claim and the id of every order in `Processing`, whoever has claimed it.
+    pub(in crate::store) fn in_processing(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
+        let mut statement = self.0.prepare_cached("SELECT seq, attempts, order_id FROM orders WHERE status = 'Processing'")?;
+        let read = |row: &Row<'_>| {
+            // Whatever someone has made of the number.
+            let attempt = row.get::<_, i64>(1)?.clamp(0, u32::MAX.into()) as u32;
+            let claimed = Claimed { seq: row.get(0)?, attempt };
+            Ok((claimed, OrderId::from_stored(row.get(2)?)))
+        };
+        Ok(statement.query_map([], read)?.collect::<Result<_, _>>()?)
+    }
 }
 
 /// What [`order_of`] reads.

@@ -29,7 +29,8 @@ fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
     assert_eq!(writer.transaction(|tx| tx.create(&new, 10)).unwrap(), Created::New);
     let first = writer.transaction(|tx| tx.claim(10, 20)).unwrap();
     assert_eq!(first, [Claimed { seq: 1, attempt: 1 }]);
-    assert_eq!(writer.transaction(|tx| tx.requeue_others(&[].into())).unwrap(), 1);
+    let cut_short = Ending { order: first[0], outcome: Outcome::Retry { at_ms: 0, error: "cut short".into() } };
+    assert!(writer.transaction(|tx| tx.end(&cut_short, 30)).unwrap());
     let late = |outcome: Outcome| Ending { order: first[0], outcome };
     for outcome in [Outcome::Completed, failed("late"), retry("late")] {
         assert!(!writer.transaction(|tx| tx.end(&late(outcome), 30)).unwrap(), "it is pending, in no attempt");
@@ -40,7 +41,7 @@ fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
         assert!(!writer.transaction(|tx| tx.end(&late(outcome), 50)).unwrap(), "it is in its second attempt");
     }
     let found = record();
-    assert_eq!((found.status, found.attempts, found.last_error), (Status::Processing, 2, None));
+    assert_eq!((found.status, found.attempts, found.last_error), (Status::Processing, 2, Some("cut short".into())));
 
     let end = |outcome: Outcome| Ending { order: second[0], outcome };
     assert!(writer.transaction(|tx| tx.end(&end(failed("no stock")), 60)).unwrap());
