@@ -135,17 +135,6 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
     }
 }
 
-fn age(text: &OsStr) -> Result<Duration, Error> {
-    let text = text.to_string_lossy();
-    duration(&text).map_err(|remedy| Error::Usage(format!("--older-than: {text:?} is not understood; {remedy}")))
-}
-
-fn finished(text: &OsStr) -> Result<Status, Error> {
-    let text = text.to_string_lossy();
-    let status = Status::from_word(&text).filter(|status| FINISHED.contains(status));
-    status.ok_or_else(|| Error::Usage(format!("--status: {text:?} is not understood; use Completed or Failed")))
-}
-
 /// What is said of each variable that is named like a setting and is none.
 fn unknown_variables() -> impl Iterator<Item = String> {
     let known: Vec<String> = SETTINGS.iter().map(|setting| setting.variable()).collect();
@@ -161,12 +150,24 @@ fn version() -> String {
     format!("orderd {}\n", env!("CARGO_PKG_VERSION"))
 }
 
+fn age(text: &OsStr) -> Result<Duration, Error> {
+    let text = text.to_string_lossy();
+    duration(&text).map_err(|remedy| Error::Usage(format!("--older-than: {text:?} is not understood; {remedy}")))
+}
+
+fn finished(text: &OsStr) -> Result<Status, Error> {
+    let text = text.to_string_lossy();
+    let status = Status::from_word(&text).filter(|status| FINISHED.contains(status));
+    status.ok_or_else(|| Error::Usage(format!("--status: {text:?} is not understood; use Completed or Failed")))
+}
+
 fn help() -> String {
     let mut text = "orderd takes orders over HTTP, keeps them on disk, and processes them.\n\n\
          Usage: orderd [serve] [--FLAG VALUE]...\n       \
          orderd retry ID         have a failed order tried again\n       \
          orderd retry --failed   have all failed orders tried again\n       \
-         orderd prune --older-than D   delete finished orders that are old\n       \
+         orderd prune --older-than D [--status S]\n       \
+         \x20                       delete finished orders\n       \
          orderd help | version\n\n\
          An order whose attempts are used up gets one more by each retry.\n\n"
         .to_string();
