@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 /// The delay after the first failure and the longest, while nobody serves.
-const ALONE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
+const ALONE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(2));
 /// The same while another child serves.
 const BESIDE_ANOTHER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// After so many failures in a row, with no child that ever served, none ever will.
