@@ -64,7 +64,7 @@ mod tests {
         };
         let delays: Vec<_> = (0..10).map(|_| next(false)).collect();
         assert_eq!(delays[..5], [25, 50, 100, 200, 400].map(|ms| (ms, false)));
-        assert_eq!(delays[8..], [(400, false), (400, true)]);
+        assert_eq!(delays[8..], [(2_000, false), (2_000, true)]);
         pace.forget_failures();
         let mut next = |another_serves| {
             pace.count_failure();
