@@ -48,6 +48,10 @@ impl Worker {
         Worker(id)
     }
 
+    pub fn id(self) -> u32 {
+        self.0
+    }
+
     /// Sends a signal by its name.
     #[track_caller]
     pub fn signal(self, name: &str) {
