@@ -7,7 +7,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Folder, Process, Row, Serving, comes_true, order};
-use crate::load::{Load, SOON, command};
+use crate::load::{Load, SOON, command, last_words};
 use crate::means;
 use crate::runner::{Outcome, rounds};
 
@@ -52,7 +52,7 @@ pub fn a_clock_set_years_forth_and_back_changes_no_wait() -> Outcome {
         // An order that is made now is tried at once, and again after its delay, not after two years.
         server.post(order("late")).expect_status(200);
         let tried_again = comes_true(SOON, || server.rows().last().is_some_and(|row: &Row| row.attempts >= 2));
-        assert!(tried_again, "the last order is not tried again\n{}", server.stderr());
+        assert!(tried_again, "the last order is not tried again\n{}", last_words(&server));
         fs::write(folder.file("mended"), "").unwrap();
         let mended = Instant::now();
         told.holds_after_a_drain(&server);

@@ -7,7 +7,7 @@
 use std::fs;
 
 use crate::harness::{Folder, PATIENCE, Process, Serving, comes_true, is_running, order, poll_until};
-use crate::load::command;
+use crate::load::{after_script, command, last_words, status_of};
 use crate::means::Group;
 use crate::runner::{Outcome, rounds};
 
@@ -53,7 +53,7 @@ fn fault_of(name: &str, deed: &str, before: &str) -> Result<(), String> {
     let flags = ["--exec", &script, "--exec-timeout", "500ms", "--retry-delay", "10ms", "--max-attempts", &attempts];
     let start = || match before {
         "" => Process::try_spawn(command(&folder, &flags), &folder),
-        before => Process::try_spawn(crate::load::after_script(&folder, before, &flags), &folder),
+        before => Process::try_spawn(after_script(&folder, before, &flags), &folder),
     };
     let mut server = start().map_err(|ended| format!("{name}: it does not start: {ended:?}"))?;
     server.post(order("bad")).expect_status(200);
@@ -73,14 +73,14 @@ fn fault_of(name: &str, deed: &str, before: &str) -> Result<(), String> {
     // Nothing follows.
     std::thread::sleep(std::time::Duration::from_millis(300));
     let row = row_of(&server);
-    let all = format!("{name}: {} attempts noted, {starts} starts, {row:?}\n{}", noted(), server.stderr());
+    let all = format!("{name}: {} attempts noted, {starts} starts, {row:?}\n{}", noted(), last_words(&server));
     if !ended || noted() != ATTEMPTS || !row.is_some_and(|row| row.status == "Failed" && row.attempts == ATTEMPTS as i64) {
         return Err(all);
     }
     if !is_running(server.id()) {
         server = start().map_err(|ended| format!("{name}: it does not start: {ended:?}"))?;
     }
-    poll_until(PATIENCE, || crate::errors::status_of(&server, "good") == Some(200));
+    poll_until(PATIENCE, || status_of(&server, "good") == Some(200));
     server.wait_for("good", "Completed");
     server.stop();
     Ok(())

@@ -10,9 +10,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::errors::{health_of, status_of};
 use crate::harness::{Folder, Process, Serving, Worker, comes_true};
-use crate::load::{Load, SOON, after_script, serves_soon};
+use crate::load::{Load, SOON, after_script, health_of, last_words, serves_soon, status_of};
 use crate::means::{self, succeeds};
 use crate::mounts::Mount;
 use crate::runner::{Outcome, Skip, rounds};
@@ -92,7 +91,7 @@ fn meanwhile<T>(server: &Process, round: usize, fail: impl FnOnce() -> T, mend: 
             n += 1;
             status_of(server, &format!("{when}-{n}")) == Some(503)
         });
-        assert!(refused, "no 503 {when}\n{}", server.stderr());
+        assert!(refused, "no 503 {when}\n{}", last_words(server));
     };
     refused("while-the-disk-fails");
     match round % 3 {
@@ -105,7 +104,7 @@ fn meanwhile<T>(server: &Process, round: usize, fail: impl FnOnce() -> T, mend: 
     mend(failing);
     let back = serves_soon(server, "after");
     let healthy = comes_true(SOON, || health_of(server) == Some(200));
-    assert!(healthy, "it stays unhealthy\n{}", server.stderr());
+    assert!(healthy, "it stays unhealthy\n{}", last_words(server));
     load.stop().holds_after_a_drain(server);
     back
 }

@@ -3,8 +3,8 @@
 //! The calls are made to fail by strace. What was acknowledged is compared with the trace, in which only a sync that succeeded
 //! counts, and with what is there after a start. Held are promises 1 and 3. The control of the traces is that of `syncs`.
 
-use crate::harness::{Client, Folder, PATIENCE, Process, Serving, Worker, comes_true, get, order, post};
-use crate::load::{Load, SOON, serves_soon};
+use crate::harness::{Folder, PATIENCE, Process, Serving, Worker, comes_true, order};
+use crate::load::{Load, SOON, health_of, last_words, serves_soon, status_of};
 use crate::means;
 use crate::runner::{Outcome, rounds};
 use crate::trace::{self, Attached};
@@ -37,11 +37,11 @@ fn each_fails(calls: &str, rounds: usize, number: impl Fn(usize) -> usize) -> Ou
         let load = Load::start("o", 4, &server);
         for failure in 1..=2 {
             let failed = comes_true(PATIENCE, || trace::injected(&folder.file("trace")) >= failure);
-            assert!(failed, "no call fails\n{}", server.stderr());
+            assert!(failed, "no call fails\n{}", last_words(&server));
             // Service is back by itself.
             let before = load.acknowledged();
             let back = comes_true(SOON, || load.acknowledged() >= before + 10);
-            assert!(back, "no 10 orders are taken within {SOON:?} after a failed call\n{}", server.stderr());
+            assert!(back, "no 10 orders are taken within {SOON:?} after a failed call\n{}", last_words(&server));
         }
         let told = load.stop();
         server.kill();
@@ -76,7 +76,7 @@ pub fn a_quota_that_is_used_up_is_answered_with_503() -> Outcome {
             server.signal("USR1");
             worker.successor(&server);
             let refused = comes_true(SOON, || status_of(&server, "renewed") == Some(503));
-            assert!(refused, "no 503 after a renewal\n{}", server.stderr());
+            assert!(refused, "no 503 after a renewal\n{}", last_words(&server));
         }
         drop(used_up);
         serves_soon(&server, "after");
@@ -106,23 +106,11 @@ pub fn a_checkpoint_that_fails_is_told_and_made_up_for() -> Outcome {
         drop(failing);
         serves_soon(&server, "after");
         let healthy = comes_true(SOON, || health_of(&server) == Some(200));
-        assert!(healthy, "it stays unhealthy\n{}", server.stderr());
+        assert!(healthy, "it stays unhealthy\n{}", last_words(&server));
         let told = load.stop();
         told.holds_after_a_drain(&server);
         server.stop();
         acknowledged += told.acknowledged.len();
     }
     Ok(format!("{rounds} rounds, {acknowledged} acknowledged, 0 lost, told by /healthz and the log; no control is possible"))
-}
-
-/// The status of the answer to an order, if there is an answer.
-pub fn status_of(server: &Process, id: &str) -> Option<u16> {
-    let mut client = Client::connect(server.address()).ok()?;
-    client.try_ask(post(order(id))).ok().map(|answer| answer.status)
-}
-
-/// The status of the answer to `/healthz`, if there is an answer.
-pub fn health_of(server: &Process) -> Option<u16> {
-    let mut client = Client::connect(server.address()).ok()?;
-    client.try_ask(get("/healthz")).ok().map(|answer| answer.status)
 }

@@ -1,7 +1,7 @@
 //! Well-behaved clients that go on whatever happens to the server, and what they were told: the measure of every fault here.
 //!
 //! They order over kept connections, connect again when one is cut, and remember each order that was acknowledged. Their pace is
-//! bounded. A 503 is counted and not tried again; any other answer is wrong. They follow a server that is started anew elsewhere.
+//! bounded. What is answered with 503 is not sent again; any other answer is wrong. They follow a server that is started anew elsewhere.
 
 use std::collections::HashSet;
 use std::process::Command;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use orderd::Address;
 
-use crate::harness::{Client, Folder, PATIENCE, Process, Serving, comes_true, created, order, orderd, post};
+use crate::harness::{Client, Folder, PATIENCE, Process, Serving, comes_true, created, get, order, orderd, post};
 
 /// What a client waits between two orders, and after a failure. Bounds what a test leaves on the disk.
 const PACE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(5));
@@ -46,8 +46,6 @@ struct Shared {
     address: Mutex<Option<Address>>,
     over: AtomicBool,
     sent: AtomicUsize,
-    /// Every answer of 503, and every connection that was cut.
-    failed: AtomicUsize,
     acknowledged: Mutex<Vec<String>>,
     wrong: Mutex<Vec<String>>,
 }
@@ -73,11 +71,6 @@ impl Load {
     /// How many orders were acknowledged so far.
     pub fn acknowledged(&self) -> usize {
         self.shared.acknowledged.lock().unwrap().len()
-    }
-
-    /// How many orders were refused with 503 or got no answer so far.
-    pub fn failed(&self) -> usize {
-        self.shared.failed.load(Ordering::Relaxed)
     }
 
     /// Waits until so many more orders have been acknowledged.
@@ -139,9 +132,6 @@ impl Shared {
                 // It was killed, or a limit closed the connection.
                 Err(_) => true,
             };
-            if failed {
-                self.failed.fetch_add(1, Ordering::Relaxed);
-            }
             std::thread::sleep(if failed { PACE.1 } else { PACE.0 });
         }
     }
@@ -171,7 +161,7 @@ impl Told {
             let rows = server.rows();
             rows.iter().all(|row| row.status == "Completed" && row.attempts >= 1)
         });
-        assert!(drained, "not all orders end: {:?}\n{}", server.metrics(), server.stderr());
+        assert!(drained, "not all orders end: {:?}\n{}", server.metrics(), last_words(server));
         let rows = server.rows();
         let metrics = server.metrics();
         assert!(metrics.all_completed(rows.len() as u64), "{} rows and {metrics:?}", rows.len());
@@ -195,25 +185,54 @@ impl Told {
             lost == 0,
             "{lost} of {} acknowledged orders are lost: {missing:?}…\n{}",
             self.acknowledged.len(),
-            server.stderr()
+            last_words(server)
         );
         assert_eq!(stored.len(), ours.len(), "an order is there twice");
         assert!(ours.len() <= self.sent, "{} orders though {} were sent", ours.len(), self.sent);
     }
 }
 
+/// The status of the answer to a request on a connection of its own, if there is an answer within a second or two.
+fn asked(server: &Process, request: impl AsRef<[u8]>) -> Option<u16> {
+    let mut client = Client::connect(server.address()).ok()?;
+    client.set_read_timeout(Duration::from_secs(2)).ok()?;
+    client.try_ask(request).ok().map(|answer| answer.status)
+}
+
+/// The status of the answer to an order, if there is an answer.
+pub fn status_of(server: &Process, id: &str) -> Option<u16> {
+    asked(server, post(order(id)))
+}
+
+/// The status of the answer to `/healthz`, if there is an answer.
+pub fn health_of(server: &Process) -> Option<u16> {
+    asked(server, get("/healthz"))
+}
+
+/// The last lines that it wrote to standard error.
+pub fn last_words(server: &Process) -> String {
+    let all = server.stderr();
+    let lines: Vec<_> = all.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
 /// Posts one order after another under the name `name` until one is acknowledged. Says how long that took.
 #[track_caller]
 pub fn serves_soon(server: &Process, name: &str) -> Duration {
+    serves_within(SOON, server, name)
+}
+
+/// The same within another time.
+#[track_caller]
+pub fn serves_within(patience: Duration, server: &Process, name: &str) -> Duration {
     let began = Instant::now();
     let mut n = 0;
-    let served = comes_true(SOON, || {
+    let served = comes_true(patience, || {
         n += 1;
         let id = format!("{name}-{n}");
-        let asked = Client::connect(server.address()).and_then(|mut client| client.try_ask(post(order(&id))));
-        asked.is_ok_and(|answer| answer.status == 200)
+        asked(server, post(order(&id))) == Some(200)
     });
-    assert!(served, "no order is taken {SOON:?} after the fault is over\n{}", server.stderr());
+    assert!(served, "no order is taken {patience:?} after the fault is over\n{}", last_words(server));
     began.elapsed()
 }
 

@@ -30,7 +30,7 @@ pub fn everything_at_once_loses_nothing_and_leaves_nothing_behind() -> Outcome {
     serves_soon(&server, "first");
     let idle = resources(&server);
     let load = Load::start("o", 8, &server);
-    let mut chance = Chance(0x6d69_7865_64);
+    let mut chance = Chance(0x6d_6978_6564);
     let mut deeds = 0;
     let end = Instant::now() + Duration::from_secs(seconds as u64);
     while Instant::now() < end {

@@ -10,7 +10,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::harness::{Folder, PATIENCE, Process, comes_true, is_running};
-use crate::load::{Chance, Load};
+use crate::load::{Chance, Load, last_words};
 use crate::means;
 use crate::mounts::Mount;
 use crate::runner::{Outcome, Skip, rounds};
@@ -64,7 +64,7 @@ pub fn a_power_loss_after_a_failed_sync_takes_no_acknowledged_order() -> Outcome
         let server = Process::spawn(trace::command(&folder, &images, &options, &FLAGS), &folder);
         let load = Load::start("o", 8, &server);
         let failed = || trace::injected(&images.file("trace"));
-        assert!(comes_true(PATIENCE, || failed() > 0), "no sync fails\n{}", server.stderr());
+        assert!(comes_true(PATIENCE, || failed() > 0), "no sync fails\n{}", last_words(&server));
         // What comes behind the failure is what would be lost with it.
         load.wait_for_more(100);
         mount.cut();

@@ -55,7 +55,7 @@ impl Worker {
     /// Sends a signal by its name.
     #[track_caller]
     pub fn signal(self, name: &str) {
-        signal(self.0, name);
+        signal(self.id(), name);
     }
 
     /// Whether a signal can't end it, because it is ignored or held back.
