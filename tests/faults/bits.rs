@@ -58,6 +58,6 @@ pub fn a_flipped_bit_in_the_log_costs_no_order_in_silence() -> Outcome {
         }
     }
     assert!(lost_by_sqlite > 10, "SQLite alone loses nothing, so no bit that matters was flipped");
-    assert!(silent.is_empty(), "{} of {rounds} flips, in silence:\n{}", silent.len(), silent.join("\n"));
+    assert!(silent.is_empty(), "{} of {rounds} flips, in silence:\n{}", silent.len(), silent[..silent.len().min(5)].join("\n"));
     Ok(format!("{rounds} flips, {refused} refused, 0 silent losses; control: SQLite alone lost {lost_by_sqlite} orders in 10"))
 }

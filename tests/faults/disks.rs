@@ -7,7 +7,10 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::harness::{Folder, Process, Serving, Worker, comes_true};
@@ -27,8 +30,7 @@ pub fn service_and_processing_are_back_when_a_full_disk_has_room_again() -> Outc
         let folder = Folder::new();
         let _disk = Mount::in_memory(&folder, 64 << 20)?;
         let server = Process::start(&folder, &FLAGS);
-        let fill = || fill(&folder.file("ballast"));
-        let back = meanwhile(&server, round, fill, |()| std::fs::remove_file(folder.file("ballast")).unwrap());
+        let back = meanwhile(&server, round, true, || Filler::start(folder.file("ballast")), drop);
         longest = longest.max(back);
         server.stop();
     }
@@ -47,7 +49,7 @@ pub fn service_and_processing_are_back_when_a_read_only_disk_is_writable_again()
         let (watched, inject) = (format!("trace={changing}"), format!("inject={changing}:error=EROFS"));
         let mut options: Vec<&str> = files.iter().flat_map(|file| ["-P", file.as_str()]).collect();
         options.extend(["-e", &watched, "-e", &inject]);
-        let back = meanwhile(&server, round, || Attached::to(&server, &folder, &options), drop);
+        let back = meanwhile(&server, round, false, || Attached::to(&server, &folder, &options), drop);
         longest = longest.max(back);
         server.stop();
     }
@@ -70,7 +72,7 @@ pub fn a_limit_on_the_size_of_files_loses_nothing_and_holds_only_as_long_as_it_l
                 succeeds("prlimit", &["--pid", &id.to_string(), &format!("--fsize={bytes}:")]);
             }
         };
-        let back = meanwhile(&server, round, || (), |()| limit("unlimited"));
+        let back = meanwhile(&server, round, true, || (), |()| limit("unlimited"));
         longest = longest.max(back);
         server.stop();
     }
@@ -78,9 +80,10 @@ pub fn a_limit_on_the_size_of_files_loses_nothing_and_holds_only_as_long_as_it_l
 }
 
 /// Has the disk fail under load, and the worker renewed or killed meanwhile; mends it; and says how long it took until an order was
-/// taken again. All acknowledged orders must be there and end, those in work at the time of the failure too.
+/// taken again. All acknowledged orders must be there and end, those in work at the time of the failure too. Where a fresh worker
+/// can start although nothing can be written, whoever asks it must hear 503; elsewhere nobody may hear 200.
 #[track_caller]
-fn meanwhile<T>(server: &Process, round: usize, fail: impl FnOnce() -> T, mend: impl FnOnce(T)) -> Duration {
+fn meanwhile<T>(server: &Process, round: usize, starts: bool, fail: impl FnOnce() -> T, mend: impl FnOnce(T)) -> Duration {
     let load = Load::start("o", 4, server);
     load.wait_for_more(50);
     let worker = Worker::of(server);
@@ -100,7 +103,11 @@ fn meanwhile<T>(server: &Process, round: usize, fail: impl FnOnce() -> T, mend: 
         _ => {}
     }
     std::thread::sleep(Duration::from_millis(1_500));
-    refused("after-a-renewal");
+    if starts {
+        refused("after-a-renewal");
+    } else {
+        assert_ne!(status_of(server, "after-a-renewal"), Some(200), "taken though nothing can be written");
+    }
     mend(failing);
     let back = serves_soon(server, "after");
     let healthy = comes_true(SOON, || health_of(server) == Some(200));
@@ -109,10 +116,35 @@ fn meanwhile<T>(server: &Process, round: usize, fail: impl FnOnce() -> T, mend: 
     back
 }
 
-/// Fills the disk to the last byte, and some more while the server frees what it can.
-fn fill(ballast: &Path) {
-    let mut file = File::options().create(true).append(true).open(ballast).unwrap();
-    for size in [1 << 16, 1 << 12, 1] {
-        while file.write_all(&vec![0; size]).is_ok() {}
+/// Another program that takes all the room there is, also what comes free later. When it is dropped, all of it is given back.
+struct Filler {
+    ballast: PathBuf,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Filler {
+    /// Starts it, and waits until the disk is full.
+    fn start(ballast: PathBuf) -> Filler {
+        let mut file = File::options().create(true).append(true).open(&ballast).unwrap();
+        while file.write_all(&[0; 1 << 16]).is_ok() {}
+        let over = Arc::new(AtomicBool::new(false));
+        let until = over.clone();
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                if file.write_all(&[0; 1 << 12]).is_err() {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            }
+        });
+        Filler { ballast, over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+        let _ = std::fs::remove_file(&self.ballast);
     }
 }
