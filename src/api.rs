@@ -2,7 +2,7 @@
 //!
 //! [`route`] turns a request line and its Content-Type into a [`Route`] or a [`Refusal`]; `service.rs` does what the route asks for
 //! and hands the outcome to `api/reply.rs`, which words the answer. Everything that a refusal can be is matched once, where it
-//! becomes a [`Reply`](crate::http::Reply). The words of the older answers are fixed to the letter by the service that orderd
+//! becomes a `Reply`. The words of the older answers are fixed to the letter by the service that orderd
 //! replaces.
 
 pub mod metrics;

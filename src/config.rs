@@ -39,9 +39,9 @@ pub struct Config {
     pub max_attempts: u32,
     /// The delay before a failed order is tried again. It doubles with each attempt, with jitter, up to an hour.
     pub retry_delay: Duration,
-    /// Threads that answer requests. More than cores, as they also wait for the disk: two for each core, at least 4.
+    /// Threads that answer requests. More than cores, as reads may wait for the disk: two for each core, at least 4.
     pub workers: usize,
-    /// How long a connection may be silent, and how long a whole body may take. On TCP alone.
+    /// How long a connection may be silent, and how long a whole body may take.
     pub read_timeout: Duration,
     /// How long an orderly stop may take.
     pub shutdown_timeout: Duration,

@@ -34,41 +34,34 @@ pub mod probe;
 mod relay;
 mod response;
 mod sockets;
+mod turn;
 mod watchdog;
 mod workers;
 
-use std::net::{Shutdown, SocketAddr};
-use std::os::fd::RawFd;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use std::{io, mem};
-
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::blocking::{Blocking, Room};
 use self::connections::Connections;
-use self::head::Shape;
 use self::listener::{Address, Listener};
 use self::relay::Relay;
-use self::response::{Outgoing, Progress};
-use self::sockets::{Socket, Sockets};
+use self::sockets::Sockets;
+use self::turn::{Core, Open};
 use self::watchdog::Watchdog;
 use crate::error::Error;
-use crate::os::sync::unpoisoned;
 
 pub use self::head::{Head, Method};
 pub use self::response::Reply;
 
-/// The longest body that is read and thrown away after its request was refused, in bytes. tiny_http allocates it in one piece.
-const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// How much may be held at once of answers whose readers are slow, in bytes.
 const MAX_ANSWER_BYTES: usize = 96 << 20;
 /// How much may be held at once of bodies that are on their way, in bytes.
 const MAX_BODIES_BYTES: usize = 64 << 20;
-/// How long a peer that was refused for good may go on sending, so that it gets to read why.
-const LINGER: Duration = Duration::from_secs(1);
 /// How long the last answers may take when the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How long nothing must have arrived before a server that retires takes it that nothing will.
@@ -158,182 +151,6 @@ impl Drop for Request {
     }
 }
 
-/// A request that is to be answered, and its turn. Dropped unanswered, tiny_http answers 500 before the turn ends.
-struct Open {
-    request: tiny_http::Request,
-    shape: Shape,
-    turn: Turn,
-}
-
-impl Open {
-    fn answer(self, reply: Reply) {
-        let Open { request, shape, turn } = self;
-        let shape = if turn.core.retiring.load(Ordering::Relaxed) { shape.closing() } else { shape };
-        let mut outgoing = Outgoing::new(request.into_writer(), &shape, reply);
-        if outgoing.send_some() != Progress::Sent {
-            turn.finish(outgoing);
-        }
-    }
-
-    /// Answers, and ends the connection, because what follows on it can't be trusted or will not come. Waits for the rest of the
-    /// body if that is not in memory, so only the blocking pool may call it then; its connection is cut for that.
-    fn refuse_for_good(self, reply: Reply) {
-        let Open { request, shape, turn } = self;
-        // First of all: as soon as the answer is sent, the next connection may come from the same address.
-        let last = turn.block();
-        if !shape.body_has_arrived {
-            last.shutdown(Shutdown::Read);
-        }
-        let mut outgoing = Outgoing::new(request.into_writer(), &shape.closing(), reply);
-        outgoing.send_some();
-        // While the writer is held nothing else is sent, not even by tiny_http itself; and from now on nothing can be.
-        last.shutdown(Shutdown::Write);
-        drop(outgoing);
-        last.cut_after(LINGER);
-    }
-}
-
-/// The turn of a connection's request, ended when dropped.
-struct Turn {
-    core: Arc<Core>,
-    peer: SocketAddr,
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // Of a blocked connection it is over already.
-        if let Some(next) = self.core.connections.end_turn(&self.peer) {
-            self.core.take_up(next);
-        }
-    }
-}
-
-impl Turn {
-    /// Sends the rest of an answer that the kernel did not take at once.
-    fn finish(self, mut outgoing: Outgoing) {
-        let Some(held) = self.core.answers.hold(outgoing.bytes()) else {
-            log::debug!("too many answers are not read: {} is let go", self.peer);
-            return self.let_go();
-        };
-        let deadline = Instant::now() + outgoing.bound(self.core.options.read_timeout);
-        self.core.blocking.clone().run(move || {
-            if outgoing.send_rest(deadline) {
-                drop(outgoing);
-                drop(self);
-            } else {
-                log::debug!("an answer was not read in time: {} is let go", self.peer);
-                self.let_go();
-            }
-            drop(held);
-        });
-    }
-
-    /// Ends the connection at once.
-    fn let_go(self) {
-        let last = self.block();
-        last.shutdown(Shutdown::Both);
-        last.cut_after(Duration::ZERO);
-    }
-
-    /// Has nothing more of the connection looked at. What is left to be done with it is up to the caller.
-    fn block(self) -> Blocked {
-        self.core.block(self.peer)
-    }
-}
-
-/// A connection that is blocked and still to be cut.
-struct Blocked {
-    core: Arc<Core>,
-    peer: SocketAddr,
-    socket: Option<Socket>,
-}
-
-impl Blocked {
-    fn shutdown(&self, how: Shutdown) {
-        if let Some(socket) = self.socket {
-            self.core.sockets.shutdown(socket, &self.peer, how);
-        }
-    }
-
-    /// Cuts it after a while, and gets rid of what waits.
-    fn cut_after(self, after: Duration) {
-        if let Some(socket) = self.socket {
-            self.core.watchdog.cut_after(after, self.peer, socket);
-        }
-        self.core.connections.release(&self.peer).into_iter().for_each(|request| self.core.discard(request));
-    }
-}
-
-/// What the threads of one server share.
-struct Core {
-    tiny: tiny_http::Server,
-    /// Held while a request is taken and brought to its connection, so that those of one connection stay in order.
-    intake: Mutex<()>,
-    /// Requests whose turn has come.
-    ready: Mutex<Vec<(SocketAddr, tiny_http::Request)>>,
-    connections: Connections<tiny_http::Request, Option<Socket>>,
-    sockets: Sockets,
-    watchdog: Watchdog,
-    blocking: Blocking,
-    answers: Room,
-    bodies: Room,
-    options: Options,
-    refuse: Box<dyn Fn(Refused) -> Reply + Send + Sync>,
-    relay: Option<Relay>,
-    /// Requests that must never be dropped, and so keep a thread and two descriptors.
-    undroppable: AtomicUsize,
-    retiring: AtomicBool,
-    stopping: AtomicBool,
-}
-
-impl Core {
-    /// Has a worker take up a request whose turn has come.
-    fn take_up(&self, request: tiny_http::Request) {
-        if let Some(peer) = request.remote_addr().copied() {
-            unpoisoned(&self.ready).push((peer, request));
-            self.tiny.unblock();
-        }
-    }
-
-    fn block(self: &Arc<Self>, peer: SocketAddr) -> Blocked {
-        let socket = self.sockets.find(&peer);
-        self.connections.block(&peer, socket);
-        Blocked { core: self.clone(), peer, socket }
-    }
-
-    /// Whether what comes from `peer` is of the connection that was blocked: that is still there, or it has gone and no other is.
-    fn is_same(&self, peer: &SocketAddr, blocked: Option<Socket>) -> bool {
-        match self.sockets.find(peer) {
-            Some(connected) => blocked.is_some_and(|socket| socket.is_of(&connected)),
-            None => true,
-        }
-    }
-
-    /// Gets rid of a request without an answer.
-    fn discard(&self, request: tiny_http::Request) {
-        if is_undroppable(&request) {
-            self.keep_for_ever(request);
-        } else if Shape::of(&request).body_has_arrived {
-            // Without the 500 that dropping it alone would bring.
-            drop(request.into_writer());
-        } else {
-            // Waits for the rest of the body, which ends when the connection is cut.
-            self.blocking.run(move || drop(request.into_writer()));
-        }
-    }
-
-    fn keep_for_ever(&self, request: tiny_http::Request) {
-        mem::forget(request);
-        self.undroppable.fetch_add(1, Ordering::Relaxed);
-        self.watchdog.look_now();
-    }
-}
-
-/// Dropping a request makes tiny_http allocate what is missing of its body, in one piece: a length like this aborts the process.
-fn is_undroppable(request: &tiny_http::Request) -> bool {
-    request.body_length().is_some_and(|length| length > MAX_DRAINED_BYTES)
-}
-
 /// A running server.
 pub struct Http {
     address: Address,
@@ -365,7 +182,7 @@ impl Http {
         };
         let cannot = |source| Error::Listen { address: address.to_string(), source };
         let own = listener.local_addr().map_err(cannot)?;
-        let descriptor: RawFd = std::os::fd::AsRawFd::as_raw_fd(&listener);
+        let descriptor = listener.as_raw_fd();
         let tiny = tiny_http::Server::from_listener(listener, None).map_err(|e| cannot(io::Error::other(e.to_string())))?;
         let handler = Arc::new(handler);
         let refusing = handler.clone();
@@ -417,6 +234,9 @@ impl Http {
 
     /// Accepts nothing more, while a successor does, and answers what has been accepted.
     pub fn finish_retiring(&self) {
+        if let (Some(relay), Address::Unix(path)) = (&self.core.relay, &self.address) {
+            relay.stop(path);
+        }
         self.core.end_accepting();
         let until = Instant::now() + LAST_ANSWERS;
         let mut quiet_since = Instant::now();
@@ -458,21 +278,3 @@ impl Http {
         self.leaves_socket.store(true, Ordering::Relaxed);
     }
 }
-
-impl Core {
-    /// Ends tiny_http's accept thread, which nothing else can while requests are to be taken: it ends as soon as there is no
-    /// descriptor for a connection. One that is blocked in accept() has its descriptor already, so it needs one more connection,
-    /// for which the sockets are made beforehand.
-    fn end_accepting(&self) {
-        let Some(address) = self.tiny.server_addr().to_ip() else { return };
-        self.watchdog.expects_the_end_of_accepting();
-        let nudges: Vec<_> = (0..NUDGES_TO_END).filter_map(|_| watchdog::unconnected_socket(&address)).collect();
-        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, 0, hard);
-        }
-        nudges.iter().for_each(|socket| watchdog::connect_socket(socket, &address));
-    }
-}
-
-/// So many connections at once, as the successor may accept some of them.
-const NUDGES_TO_END: usize = 8;

@@ -1,6 +1,6 @@
 //! orderd takes orders over HTTP, keeps them in one SQLite file, processes them in the background and says how they are.
 //!
-//! This library is all of it; the `orderd` binary only reads the command line. A program can run a server inside itself:
+//! This library is all of it; the `orderd` binary calls its command line. A program can run a server inside itself:
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -9,9 +9,11 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = std::env::temp_dir().join(format!("orderd-example-{}", std::process::id()));
 //! # std::fs::create_dir_all(&folder)?;
-//! let mut config = orderd::Config::default();
-//! config.listen = orderd::Listen::Tcp("127.0.0.1:0".into());
-//! config.db = folder.join("orders.db");
+//! let config = orderd::Config {
+//!     listen: orderd::Listen::Tcp("127.0.0.1:0".into()),
+//!     db: folder.join("orders.db"),
+//!     ..orderd::Config::default()
+//! };
 //!
 //! let server = orderd::Server::start(&config)?;
 //! let orderd::Address::Tcp(address) = server.address() else { unreachable!("we asked for TCP") };
@@ -36,29 +38,67 @@
 //!                 ^   ^                |  |
 //!                 |   +----------------+  | fail
 //!                 |     retry (delayed),  +------> Failed
-//!                 |     requeue (stop, crash)        |
+//!                 |     put back (stop),             |
+//!                 |     requeue (crash)              |
 //!                 +----------------------------------+
 //!                              revive (operator)
 //! ```
 //!
 //! # Promises
 //!
-//! 1. A 2xx only after the commit: an acknowledged order is on disk, whatever happens next.
-//! 2. The row is the truth, the channel only a bell: every order in the table is processed, whoever put it there and whatever
-//!    message was lost; after a crash interrupted ones begin anew.
-//! 3. When the store fails we say so (503), nothing is half done, and we never go on without durability.
-//! 4. One process owns a database file.
+//! Tests and comments cite them by their numbers. Each comes with the tests that hold it.
+//!
+//! 1. **A 2xx only after the commit.** An acknowledged order is on disk, whatever happens next.
+//!    `no_acknowledged_order_is_lost_by_kill_9`, `a_worker_killed_twenty_times_under_load_costs_no_acknowledged_order`,
+//!    `a_change_is_answered_after_its_commit_and_read_back`, `orders_share_commits_over_a_unix_socket_too`.
+//! 2. **The row is the truth, a message is a hint.** Every order in the table is processed at least once, whoever put it there and
+//!    whatever message was lost. An attempt is counted on disk before it begins. After a crash the interrupted ones begin anew;
+//!    an orderly stop or a renewal costs no attempt.
+//!    `an_order_whose_processing_was_cut_short_by_kill_9_is_processed_anew`, `an_order_that_someone_puts_in_is_processed`,
+//!    `a_claim_that_is_put_back_has_cost_nothing`, `a_restart_forgets_no_delay`,
+//!    `after_kill_9_no_command_runs_beside_its_successor_and_attempts_tell_the_truth`,
+//!    `a_renewal_by_request_is_no_outage_and_runs_no_command_twice`.
+//! 3. **When the store fails we say so.** The answer is 503, nothing is half done, and we never go on without durability.
+//!    `while_the_disk_takes_no_orders_the_answer_is_503_and_nothing_is_half_done`,
+//!    `a_full_disk_is_answered_with_503_until_there_is_room_again`, `a_failing_disk_costs_no_acknowledged_order`,
+//!    `once_the_file_is_gone_everything_is_refused_and_it_is_told_once`.
+//! 4. **One process owns a database file.** A second one says so and ends, also while a child is being replaced.
+//!    `a_second_orderd_on_the_same_file_says_so_and_the_first_goes_on`,
+//!    `a_second_orderd_is_refused_also_while_the_worker_is_being_replaced`,
+//!    `a_second_server_on_the_same_file_is_refused_and_the_first_goes_on`.
+//! 5. **The same order sent again is stored and processed once.**
+//!    `the_same_order_again_is_answered_again_and_stored_once`, `one_order_sent_by_many_at_once_is_stored_once`,
+//!    `a_replayed_order_is_not_processed_again`.
+//! 6. **A connection has one request under way.** Each request is answered once and in order, sees what those before it did, and
+//!    holds up no other connection.
+//!    `each_request_of_a_connection_sees_what_those_before_it_did`, `every_request_is_answered_once_whatever_its_neighbours_do`,
+//!    `a_badly_framed_request_behind_a_valid_order_hangs_nobody`, `sixty_four_slow_readers_of_records_and_pages_are_hardly_noticed`,
+//!    `hosts_that_share_their_ports_are_all_answered`.
+//! 7. **Another site's page reads nothing and changes nothing.**
+//!    `what_a_browser_says_another_sites_page_sends_is_refused`, `an_origin_that_is_not_the_host_is_refused`,
+//!    `a_host_that_is_not_this_machine_is_refused`.
 //!
 //! # Modules, in reading order
 //!
-//! [`order`] what an order is and may become · [`store`] where it is kept, the only SQL · [`commit`] many writes, one fsync ·
-//! [`processor`] the thread that has orders processed · [`work`] what that means · [`api`] what requests mean and answers say ·
-//! `wire` HTTP's bytes · `server`, `intake` accept loop and workers · `door`, `bodies`, `peers`, `turns`, `census`,
-//! `descriptors` what tiny_http lacks · [`supervisor`] keeps the worker process alive · `metrics`, [`query`], [`config`],
-//! `client`, `listener`, `clock`, `error`, `lock`, `percent`, [`signals`], [`logging`] what their names say.
+//! A room is a file with its surface and a folder with its parts. `docs/design.md` says who may import whom, and why each
+//! mechanism is there.
+//!
+//! | room | what it owns |
+//! |---|---|
+//! | [`order`] | what an order is and may become; `body` how a request's body becomes one |
+//! | `store` | changes in, answers out, all or nothing, and a few reads; `write` the changes, `commit` many of them with one fsync, `commit/queue` where they wait, `sqlite` the only SQL |
+//! | `processing` | the thread that has orders processed; `state` its steps, `work` what processing means, `task` and `command` attempts under way, `output` what they print, `retries` what follows a failure, `leftovers` of a killed server |
+//! | [`api`] | what requests mean and answers say; `query`, `origin`, `reply`, `metrics` |
+//! | `http` | connections, framing, bodies and answers, on tiny_http, and nothing of orders: `workers`, `head`, `connections` the one rule, `body` and `blocking` for what goes at a client's speed, `response`, `sockets`, `watchdog`, `relay` for Unix sockets, `listener`, `probe`, `client`, `percent` |
+//! | `service` | what each route does; the only place where `http` and orders meet |
+//! | `server` | start and stop: joins the rooms |
+//! | `supervisor` | the parent process: `child` as it sees one, `inherited` the child's end, `orphans`, `pace` |
+//! | [`config`] | settings, and the defaults with their reasons; `settings` their text forms |
+//! | `cli` | the command line; `serve`, `retry` |
+//! | `os`, `error` | signals, processes, the clock, the log, mutexes; the one error type |
 //!
 //! **Deliberately absent**: an async runtime, a web framework, an ORM, a cache of orders in memory, and any write that does not
-//! go through [`commit`].
+//! go through `store/commit.rs`.
 
 pub mod api;
 #[doc(hidden)]

@@ -3,7 +3,7 @@
 //! tiny_http hands over a request whose body is long, chunked or held back for `100 Continue` before that body has come. Reading
 //! it, and even dropping it unread, goes at the sender's speed; what a full socket did not take of an answer goes at the reader's.
 //! Such a task gets a thread that is idle or a new one; threads go after a quiet spell. Above [`MAX_THREADS`] a task waits for one
-//! to be free. A connection has one request under way, so no client has more than one task here.
+//! to be free. A connection has one request under way, so none has more than one task here.
 //!
 //! [`Room`] bounds the bytes that all such tasks together hold.
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::head::Framing;
 use super::response::answer_unread;
-use super::{Handler, Open, Refused, Reply, Request};
+use super::turn::Open;
+use super::{Handler, Refused, Reply, Request};
 
 /// How long the body of a refused request may take to come, so that the connection can be used again.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,7 +1,7 @@
 //! What the head of a request says: method, target and headers, where its body ends, and what becomes of its connection.
 //!
 //! tiny_http is lenient about framing: of two lengths it takes the first, what is no length it takes for none, and it reads what
-//! follows as the next request. [`Head::of`] goes by RFC 9112 (6.3) instead, and refuses what it calls invalid. What tiny_http
+//! follows as the next request. [`Shape::of`] goes by RFC 9112 (6.3) instead, and refuses what it calls invalid. What tiny_http
 //! itself has lost can't be seen here: it trims each line of a head before it is parsed, so a folded line looks like a header.
 //!
 //! Pure: reads a request, waits for nothing and answers nothing.
@@ -11,6 +11,9 @@ use tiny_http::HTTPVersion;
 /// Bodies up to this size are in memory when tiny_http hands a request over, unless they are chunked or the client waits for
 /// `100 Continue`. In bytes.
 const BODY_READ_AHEAD: usize = 1_024;
+
+/// The longest body that is read and thrown away after its request was refused, in bytes. tiny_http allocates it in one piece.
+const MAX_DRAINED_BYTES: usize = 64 << 20;
 
 /// The methods that mean something here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +29,7 @@ pub enum Method {
 /// The head of a request whose framing is valid.
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
-    request: &'a tiny_http::Request,
+    pub(super) request: &'a tiny_http::Request,
     /// The method.
     pub method: Method,
 }
@@ -55,7 +58,11 @@ pub struct Shape {
     pub is_head: bool,
     /// What becomes of the connection after the answer.
     pub connection: Connection,
-    method: Method,
+    /// The method.
+    pub method: Method,
+    /// Whether the request must never be dropped: tiny_http would then allocate what is missing of its body in one piece, and a
+    /// length like this aborts the process.
+    pub is_undroppable: bool,
 }
 
 /// How the end of a body is found.
@@ -130,6 +137,7 @@ impl Shape {
                     None | Some(0) => true,
                     Some(length) => length <= BODY_READ_AHEAD && !waits_for_continue && !upgrade,
                 },
+            is_undroppable: request.body_length().is_some_and(|length| length > MAX_DRAINED_BYTES),
             is_head: *request.method() == tiny_http::Method::Head,
             connection: if mentions("close") || upgrade {
                 Connection::Closes
@@ -146,11 +154,6 @@ impl Shape {
                 _ => Method::Other,
             },
         }
-    }
-
-    /// The head of `request`, whose shape this is.
-    pub fn head<'a>(&self, request: &'a tiny_http::Request) -> Head<'a> {
-        Head { request, method: self.method }
     }
 
     /// Has the answer say that it is the last of its connection.

@@ -2,7 +2,7 @@
 //! that every connection inherits from it.
 //!
 //! On Linux and the BSDs an accepted TCP socket has its listener's options. That is the only way to give tiny_http's
-//! connections any: it hands none of them out. A Unix socket inherits nothing, so nothing there ever times out.
+//! connections any: it hands none of them out. A Unix socket inherits nothing, so its connections are relayed (`relay.rs`).
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};

@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::Builder;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::listener::Listener;
@@ -22,6 +22,8 @@ use crate::os::sync::unpoisoned;
 
 /// The pause after a connection could not be accepted, as there are no descriptors.
 const SOON: Duration = Duration::from_millis(20);
+/// How often to try to be accepted by our own thread.
+const MAX_STOP_TRIES: usize = 100;
 /// A thread here copies bytes and nothing else.
 const STACK_BYTES: usize = 64 << 10;
 /// How much is copied at once.
@@ -31,6 +33,7 @@ const BUFFER_BYTES: usize = 16 << 10;
 pub(super) struct Relay {
     ports: Arc<Mutex<HashSet<SocketAddr>>>,
     stopping: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl Relay {
@@ -42,18 +45,18 @@ impl Relay {
         let inner_listener = Listener::Tcp(inner);
         inner_listener.prepare(silence)?;
         let Listener::Tcp(inner) = inner_listener else { unreachable!("it was made above") };
-        let relay = Relay { ports: Arc::default(), stopping: Arc::default() };
-        let (ports, stopping) = (relay.ports.clone(), relay.stopping.clone());
+        let (ports, stopping): (Arc<Mutex<HashSet<SocketAddr>>>, Arc<AtomicBool>) = Default::default();
+        let (to_add, until) = (ports.clone(), stopping.clone());
         let accept = move || {
-            while !stopping.load(Ordering::Acquire) {
-                let accepted = outer.accept().and_then(|(client, _)| join(client, address, silence, &ports));
+            while !until.load(Ordering::Acquire) {
+                let accepted = outer.accept().and_then(|(client, _)| join(client, address, silence, &to_add));
                 if accepted.is_err() {
                     std::thread::sleep(SOON);
                 }
             }
         };
-        Builder::new().name("relay".into()).stack_size(STACK_BYTES).spawn(accept).map_err(Error::Thread)?;
-        Ok((inner, relay))
+        let thread = Builder::new().name("relay".into()).stack_size(STACK_BYTES).spawn(accept).map_err(Error::Thread)?;
+        Ok((inner, Relay { ports, stopping, thread }))
     }
 
     /// Whether `peer` is one of the relay's own ports.
@@ -61,10 +64,16 @@ impl Relay {
         unpoisoned(&self.ports).contains(peer)
     }
 
-    /// Accepts no more connections on `path`, as soon as one more has come.
+    /// Accepts no more connections on `path`. The last one that is accepted may be anybody's, and is relayed. Where others listen
+    /// as well it may take some connections of our own until one is accepted here.
     pub fn stop(&self, path: &Path) {
         self.stopping.store(true, Ordering::Release);
-        let _ = UnixStream::connect(path);
+        for _ in 0..MAX_STOP_TRIES {
+            if self.thread.is_finished() || UnixStream::connect(path).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Short answers are written as one buffer. A long body is not copied: it follows its head in a second write. A socket takes what
 //! fits into the kernel's buffer; the listener gives each connection a write timeout of one tick of the clock, so
-//! [`Outgoing::send_some`] comes back at once when nothing fits. Whoever calls it decides where the rest is sent: see `http.rs`.
+//! [`Outgoing::send`] comes back at once when nothing fits. Whoever calls it decides where the rest is sent: see `http.rs`.
 //!
 //! Nothing that a client sent ever becomes part of a header.
 
@@ -54,8 +54,25 @@ pub enum Progress {
 }
 
 impl Outgoing {
-    /// The bytes of `reply`, to be written to `writer`.
-    pub fn new(writer: Box<dyn Write + Send>, shape: &Shape, reply: Reply) -> Outgoing {
+    /// Writes what the kernel takes of `reply` at once, and gives back the rest if that is not all.
+    ///
+    /// # Errors
+    /// The rest.
+    pub fn send(writer: Box<dyn Write + Send>, shape: &Shape, reply: Reply) -> Result<(), Outgoing> {
+        match Outgoing::begin(writer, shape, reply) {
+            (_, Progress::Sent) => Ok(()),
+            (rest, Progress::Some | Progress::Full) => Err(rest),
+        }
+    }
+
+    /// The same, keeping the writer in any case.
+    pub fn begin(writer: Box<dyn Write + Send>, shape: &Shape, reply: Reply) -> (Outgoing, Progress) {
+        let mut outgoing = Outgoing::new(writer, shape, reply);
+        let progress = outgoing.send_some();
+        (outgoing, progress)
+    }
+
+    fn new(writer: Box<dyn Write + Send>, shape: &Shape, reply: Reply) -> Outgoing {
         let mut head = head_of(shape, &reply);
         let mut body = if shape.is_head { Cow::Borrowed(&[][..]) } else { reply.body };
         if body.len() <= SHORT_BYTES {
@@ -72,11 +89,11 @@ impl Outgoing {
 
     /// How long all of it may take, for a peer that may be silent for `silence`.
     pub fn bound(&self, silence: Duration) -> Duration {
-        silence + Duration::from_millis((self.bytes() / (SLOWEST_READER / 1_000)) as u64)
+        silence + Duration::from_millis((self.bytes() * 1_000 / SLOWEST_READER) as u64)
     }
 
     /// Writes what the kernel takes in one go, and waits at most a tick of the clock for that.
-    pub fn send_some(&mut self) -> Progress {
+    fn send_some(&mut self) -> Progress {
         loop {
             let rest = match self.taken.checked_sub(self.head.len()) {
                 None => &self.head[self.taken..],

@@ -174,6 +174,11 @@ pub fn is_unconnected(fd: RawFd) -> bool {
     socket::getpeername::<SockaddrStorage>(fd) == Err(nix::errno::Errno::ENOTCONN)
 }
 
+/// The highest number of an open descriptor.
+pub fn highest_number() -> RawFd {
+    all().max().unwrap_or(0)
+}
+
 /// The numbers of all open descriptors.
 fn all() -> impl Iterator<Item = RawFd> {
     let entries = std::fs::read_dir("/dev/fd").into_iter().flatten().flatten();

@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
-use super::Core;
 use super::connections::Activity;
 use super::sockets::{self, Socket};
+use super::turn::Core;
 use crate::os::sync::unpoisoned;
 
 /// So many threads may be lost before the process should be renewed. Each costs two descriptors besides.
@@ -287,16 +287,22 @@ impl Sweep {
     /// Looks at all descriptors, cuts who has been silent for too long, forgets who has gone, and counts who is lost.
     fn look(&mut self, core: &Core, now: Instant) -> Census {
         let mut before = std::mem::take(&mut self.seen);
-        for (fd, peer) in core.sockets.walk().filter(|(fd, _)| !self.listening.contains(fd)) {
+        let found: Vec<_> = core.sockets.walk().filter(|(fd, _)| !self.listening.contains(fd)).collect();
+        let mut connected: HashMap<SocketAddr, usize> = HashMap::new();
+        found.iter().filter_map(|(_, peer)| *peer).for_each(|peer| *connected.entry(peer).or_default() += 1);
+        for (fd, peer) in found {
             let seen = match before.remove(&fd) {
                 Some(seen) if seen.peer == peer || peer.is_none() && seen.peer.is_some() => Seen { peer, ..seen },
                 _ => Seen { peer, since: now, state: Standing::Fine },
             };
-            self.seen.insert(fd, self.judge(core, fd, seen, now));
+            // Only a request that waits to be taken keeps the one half, once tiny_http has closed the other.
+            let waits = peer
+                .is_some_and(|peer| connected.get(&peer) == Some(&1) && core.connections.activity(&peer) == Activity::Unknown);
+            let seen = if waits { Seen { since: now, ..seen } } else { self.judge(core, fd, seen, now) };
+            self.seen.insert(fd, seen);
         }
-        let connected: std::collections::HashSet<_> = self.seen.values().filter_map(|seen| seen.peer).collect();
         core.connections.sweep(
-            |peer| connected.contains(peer),
+            |peer| connected.contains_key(peer),
             |peer, blocked| blocked.is_some_and(|socket| core.sockets.is_connected(socket, peer)),
         );
         // tiny_http has two descriptors of each.

@@ -1,7 +1,7 @@
 //! The worker threads: each takes a request, in the order of arrival, and handles it if its connection has nothing else under way.
 //!
 //! A worker never waits for a client. A request whose body is still to come goes to the blocking pool. A panic costs its own
-//! request, which is answered by [`Refused::Dropped`](super::Refused::Dropped), but no thread.
+//! request, which is answered by [`Refused::Dropped`], but no thread.
 //!
 //! A request that announces more than can be read and thrown away is undroppable: tiny_http would allocate the rest of its body in
 //! one piece. It is kept for ever, unanswered, and its connection is cut.
@@ -10,33 +10,45 @@ use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use super::connections::Arrival;
-use super::head::{Framing, Shape};
-use super::{Core, Handler, Open, Refused, Request, Turn, body, is_undroppable};
+use super::connections::{Activity, Arrival};
+use super::head::{Framing, Head, Shape};
+use super::turn::{Core, Open, Turn};
+use super::{Handler, Refused, Request, body};
 use crate::os::sync::unpoisoned;
 
 /// The most requests taken at once, so that those that keep coming do not put off those that came.
 const MAX_TAKEN: usize = 64;
 
-/// Handles requests until the server stops.
+/// Handles requests until the server stops. Only one worker takes requests at a time, so that those of one connection stay in order.
+/// As long as all that come are writes it is the same one, as they are soon queued, and to wake another costs more than that.
 pub(super) fn run<H: Handler>(core: &Arc<Core>, handler: &Arc<H>) {
     let mut taken = Vec::new();
-    while core.take(&**handler, &mut taken) {
-        for (peer, request) in taken.drain(..) {
-            let turn = Turn { core: core.clone(), peer };
-            // The panic hook has logged it. Whatever was on the way is dropped, and so answered.
-            let _ = catch_unwind(AssertUnwindSafe(|| begin(handler, request, turn)));
-        }
+    loop {
+        let intake = unpoisoned(&core.intake);
+        let other = loop {
+            if !core.take(&**handler, &mut taken) {
+                return;
+            }
+            let other = taken.pop_if(|(_, request)| !is_write(request));
+            taken.drain(..).for_each(|taken| begin(core, handler, taken));
+            if other.is_some() {
+                break other;
+            }
+        };
+        drop(intake);
+        other.into_iter().for_each(|other| begin(core, handler, other));
     }
+}
+
+fn is_write(request: &tiny_http::Request) -> bool {
+    *request.method() == tiny_http::Method::Post
 }
 
 impl Core {
     /// Waits for a request that has the turn of its connection, and takes those that have come with it: writes, which can share a
     /// commit, up to the first that is none. Returns false when the server stops.
     fn take<H: Handler>(self: &Arc<Self>, handler: &H, taken: &mut Vec<(SocketAddr, tiny_http::Request)>) -> bool {
-        let _intake = unpoisoned(&self.intake);
         handler.gather();
         loop {
             let next = if taken.is_empty() { self.tiny.recv().map(Some) } else { self.tiny.try_recv() };
@@ -48,16 +60,16 @@ impl Core {
                     None
                 }
                 // Woken, for a request whose turn has come or for the end, behind all that had arrived; or nothing more is there.
-                Ok(None) | Err(_) => match unpoisoned(&self.ready).pop() {
+                Ok(None) | Err(_) => match unpoisoned(&self.ready).pop_front() {
                     None if !taken.is_empty() => return true,
                     None if self.stopping.load(Ordering::Acquire) => return false,
                     ready => ready,
                 },
             };
             if let Some((peer, request)) = arrived {
-                let is_write = *request.method() == tiny_http::Method::Post;
+                let is_last = !is_write(&request) || taken.len() + 1 == MAX_TAKEN;
                 taken.push((peer, request));
-                if !is_write || taken.len() == MAX_TAKEN {
+                if is_last {
                     return true;
                 }
             }
@@ -67,9 +79,12 @@ impl Core {
     fn arrive(self: &Arc<Self>, request: tiny_http::Request) -> Option<(SocketAddr, tiny_http::Request)> {
         // A connection over TCP always has one.
         let peer = *request.remote_addr()?;
+        // Asked for each request: a stranger may have taken the port of a connection that has just ended, or waits behind its last one.
         if self.relay.as_ref().is_some_and(|relay| !relay.is_from(&peer)) {
-            // Some other program has found the inner port.
-            if let Some(socket) = self.sockets.find(&peer) {
+            // Of one that is known many may come, and to look at all descriptors takes long.
+            if self.connections.activity(&peer) == Activity::Unknown
+                && let Some(socket) = self.sockets.find(&peer)
+            {
                 self.sockets.shutdown(socket, &peer, Shutdown::Both);
             }
             self.discard(request);
@@ -85,26 +100,37 @@ impl Core {
             Arrival::Blocked(request) => self.discard(request),
             Arrival::Floods(request) => {
                 log::debug!("{peer} has too many requests waiting for each other and is let go");
-                let last = self.block(peer);
-                last.shutdown(Shutdown::Both);
-                last.cut_after(Duration::ZERO);
-                self.discard(request);
+                self.let_go(peer, request);
             }
         }
         None
     }
 }
 
+impl Core {
+    /// Ends the connection of a request that is not to be answered.
+    fn let_go(self: &Arc<Self>, peer: SocketAddr, request: tiny_http::Request) {
+        self.block(peer).cut();
+        self.discard(request);
+    }
+}
+
 /// Handles a request that has the turn, as far as that is done here.
-fn begin<H: Handler>(handler: &Arc<H>, request: tiny_http::Request, turn: Turn) {
-    if is_undroppable(&request) {
+fn begin<H: Handler>(core: &Arc<Core>, handler: &Arc<H>, (peer, request): (SocketAddr, tiny_http::Request)) {
+    let turn = Turn { core: core.clone(), peer };
+    // The panic hook has logged it. Whatever was on the way is dropped, and so answered.
+    let _ = catch_unwind(AssertUnwindSafe(|| handle(handler, request, turn)));
+}
+
+fn handle<H: Handler>(handler: &Arc<H>, request: tiny_http::Request, turn: Turn) {
+    let shape = Shape::of(&request);
+    if shape.is_undroppable {
         let core = turn.core.clone();
         turn.let_go();
         return core.keep_for_ever(request);
     }
-    let shape = Shape::of(&request);
     let route = match shape.framing {
-        Ok(_) => Ok(handler.route(&shape.head(&request))),
+        Ok(_) => Ok(handler.route(&Head { request: &request, method: shape.method })),
         Err(why) => Err(Refused::BadFraming(why)),
     };
     let mut open = Open { request, shape, turn };

@@ -112,6 +112,7 @@ impl Worker {
     fn run(&mut self) {
         while let Some(mut batch) = self.queue.take(MAX_BATCH) {
             let outcome = self.commit(&mut batch);
+            self.queue.committed();
             for write in batch {
                 // The panic hook has logged it; the changes behind it must still be finished.
                 let _ = catch_unwind(AssertUnwindSafe(|| write.finish(outcome.clone())));

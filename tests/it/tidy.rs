@@ -104,11 +104,52 @@ fn every_dependency_has_its_reason_beside_it() {
     assert!(seen > 5, "the dependencies were not found");
 }
 
+/// The README's length, in lines: what is longer has a document of its own.
+const MAX_README_LINES: usize = 250;
+
 #[test]
-fn the_readme_names_every_flag() {
-    let readme = read("README.md");
-    for setting in SETTINGS {
-        assert!(readme.contains(&format!("--{}", setting.flag)), "README.md does not name --{}", setting.flag);
+fn the_readme_stays_short() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= MAX_README_LINES, "README.md has {lines} lines, at most {MAX_README_LINES} are wanted; use docs/");
+}
+
+#[test]
+fn readme_and_contract_have_a_row_for_every_flag_with_its_default() {
+    for document in ["README.md", "docs/contract.md"] {
+        let text = read(document).replace('`', "");
+        for setting in SETTINGS {
+            let default = if setting.is_switch() { "" } else { setting.default };
+            let row = format!("| --{} {} | {default} |", setting.flag, setting.value).replace("  ", " ");
+            assert!(text.contains(&row), "{document} has no row {row:?}");
+        }
+    }
+}
+
+/// A promise names the tests that hold it. A name with so many words can be nothing else.
+#[test]
+fn the_tests_that_documents_name_are_there() {
+    let sources = sources();
+    let of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let mut seen = 0;
+    for document in ["README.md", "docs/contract.md", "docs/design.md", "docs/processing.md", "docs/security.md", "src/lib.rs"]
+    {
+        let text = read(document);
+        for name in text.split(|c| !of_name(c)).filter(|word| word.matches('_').count() > 3) {
+            let is_there = sources.iter().any(|(_, text)| text.contains(&format!("fn {name}(")));
+            assert!(is_there, "{document} names {name}, which is no test");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "the names were not found");
+}
+
+#[test]
+fn the_design_has_the_table_of_who_may_import_whom() {
+    let design = read("docs/design.md");
+    for (room, allowed) in rooms::MAY_IMPORT {
+        let names = allowed.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let row = format!("| `{room}` | {} |", if names.is_empty() { "nothing" } else { &names });
+        assert!(design.lines().any(|line| line == row), "docs/design.md has no row {row:?}");
     }
 }
 

@@ -77,7 +77,13 @@ impl Queue {
         }
     }
 
-    /// Waits while a batch is being committed and finished, but not longer than `at_most`.
+    /// A batch has been committed, and is still to be finished.
+    pub(super) fn committed(&self) {
+        unpoisoned(&self.state).batches += 1;
+        self.finished.notify_all();
+    }
+
+    /// Waits while a batch is being committed, but not longer than `at_most`.
     pub(super) fn rest(&self, at_most: Duration) {
         let state = unpoisoned(&self.state);
         let batch = state.batches;
@@ -88,8 +94,6 @@ impl Queue {
     /// Waits until there is something to commit and takes it, up to `most` changes. `None` once the queue is closed and empty.
     pub(super) fn take(&self, most: usize) -> Option<Vec<Write>> {
         let mut state = unpoisoned(&self.state);
-        state.batches += 1;
-        self.finished.notify_all();
         loop {
             if state.urgent || state.closed {
                 break;

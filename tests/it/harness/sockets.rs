@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
 use orderd::Address;
 
-use super::Serving;
+use super::{PATIENCE, Serving, comes_true};
 
 /// What the tests need at most, and some for others that run at the same time.
 const DESCRIPTORS: u64 = 4_096;
@@ -36,8 +36,21 @@ pub fn raw(server: &impl Serving) -> TcpStream {
     TcpStream::connect(tcp_address(server)).unwrap()
 }
 
-/// A connection from a host and port of the test's choice. Both are free again when it is closed, as it ends with a reset.
+/// A connection from a host and port of the test's choice. Both are free again soon after it is closed, as it ends with a reset.
 pub fn connect_from(from: SocketAddrV4, to: SocketAddrV4) -> io::Result<TcpStream> {
+    let mut result = try_from(from, to);
+    comes_true(PATIENCE, || {
+        let taken =
+            result.as_ref().is_err_and(|e| matches!(e.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse));
+        if taken {
+            result = try_from(from, to);
+        }
+        !taken
+    });
+    result
+}
+
+fn try_from(from: SocketAddrV4, to: SocketAddrV4) -> io::Result<TcpStream> {
     let socket = new_socket()?;
     socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     resets_when_closed(&socket);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use orderd::{Address, Listen};
 
 use crate::harness::{
-    Folder, Local, PATIENCE, Serving, badly_framed, created, get, head, in_status, order, poll_until, post, put_large_orders,
+    Folder, Local, PATIENCE, Serving, badly_framed, comes_true, created, get, head, in_status, order, poll_until, post,
+    put_large_orders,
 };
 
 /// A server on a Unix socket that processes nothing.
@@ -36,14 +37,14 @@ fn a_unix_client_that_never_reads_is_let_go_and_others_are_served() {
             scope.spawn(move || {
                 client.set_write_timeout(Some(PATIENCE)).unwrap();
                 let requests = get("/metrics").repeat(1_000);
-                let cut = (0..1_000).any(|_| match client.write_all(requests.as_bytes()) {
+                let cut = comes_true(2 * PATIENCE, || match client.write_all(requests.as_bytes()) {
                     Ok(()) => false,
                     Err(e) => {
                         assert!(e.kind() != std::io::ErrorKind::WouldBlock, "neither read nor closed for {PATIENCE:?}");
                         true
                     }
                 });
-                assert!(cut, "all was taken, and nothing let go");
+                assert!(cut, "all was taken for {:?}, and nothing let go", 2 * PATIENCE);
             });
         }
         let begun = Instant::now();

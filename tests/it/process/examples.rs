@@ -1,6 +1,6 @@
-//! What the documents show, run as it is written: the commands of the README's section on processing, and `examples/embed.rs`.
+//! What the documents show, run as it is written: the commands of the README and of `docs/processing.md`, and `examples/embed.rs`.
 //!
-//! Only the ports are others, as those in the README may be in use. Needs curl and python3, as the README says.
+//! Only the ports are others, as those in the documents may be in use. Needs curl and python3, as the README says.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,13 +33,15 @@ fn the_embedding_example_shows_the_records_of_its_orders_and_ends() {
     assert_eq!(lines[7..], ["label: tea for ada", "label: books for ada"], "{out}");
 }
 
-/// The blocks of code in the README's section on processing that are in `language`.
+/// The blocks of code that are in `language`, in the README and in the document on processing.
 fn blocks(language: &str) -> Vec<String> {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let section =
-        readme.split("\n## ").find_map(|section| section.strip_prefix("Processing\n")).expect("a section on processing");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let documents = ["README.md", "docs/processing.md"].map(|name| fs::read_to_string(root.join(name)).unwrap());
     let fence = format!("```{language}\n");
-    section.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_string()).collect()
+    let of = |text: &String| {
+        text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    documents.iter().flat_map(of).collect()
 }
 
 /// The shell block that mentions `word`.

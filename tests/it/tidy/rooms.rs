@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 /// Each room with the rooms, or parts of them, that it may import. All may import [`FOR_ALL`].
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+pub const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("cli", &["supervisor", "server", "config", "http::client", "store"]),
     ("supervisor", &["config", "http::listener", "http::probe", "store"]),
     ("server", &["service", "processing", "http", "store", "config"]),
