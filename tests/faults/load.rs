@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use orderd::Address;
 
-use crate::harness::{Client, Folder, PATIENCE, Process, Serving, comes_true, created, get, order, orderd, post};
+use crate::harness::{Client, Folder, PATIENCE, Process, Serving, comes_true, connection, created, get, order, orderd, post};
 
 /// What a client waits between two orders, and after a failure. Bounds what a test leaves on the disk.
 const PACE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(5));
@@ -171,6 +171,14 @@ impl Told {
             client.ask(post(order(id))).expect(200, &created(id)).expect_header("Idempotent-Replayed", "true");
         }
         assert_eq!(server.rows().len(), rows.len(), "an order that was sent again is there twice");
+    }
+
+    /// The control of all checks here: deletes an acknowledged order by hand, which must be seen to be lost.
+    #[track_caller]
+    pub fn misses_a_deleted_one(&self, server: &Process) {
+        let id = self.acknowledged.iter().next().expect("an order was acknowledged");
+        connection(&server.db()).execute("DELETE FROM orders WHERE order_id = ?1", [id]).unwrap();
+        assert_eq!(self.lost(server), 1, "the check does not see that an order is lost");
     }
 
     /// Asserts that each acknowledged order is there, none is there twice, and none was invented.

@@ -2,10 +2,10 @@
 //! and every order ends.
 //!
 //! `cargo test --test faults` runs a few rounds of what is quick; with `CI` or `RUN_SLOW_TESTS` set it runs all of it in some
-//! minutes, with `FAULT_ROUNDS=full` every round of the table in docs/contributing.md. `runner` runs the tests and says what was
-//! skipped and why, `means` finds out what this machine can cause, `load` are the clients and what they were told, `trace` reads
-//! system calls, `mounts` are file systems of the test's own. Each other room is one kind of fault. Where one is possible, a test
-//! begins or ends with a control: something that breaks the promise on purpose, which the same check must see.
+//! minutes, with `FAULT_ROUNDS=full` many more rounds. `runner` runs the tests and says what was skipped and why, `means` finds out
+//! what this machine can cause, `load` are the clients and what they were told, `trace` reads system calls, `mounts` are file
+//! systems of the test's own. Each other room is one kind of fault. Where one is possible, a test begins or ends with a control:
+//! something that breaks the promise on purpose, which the same check must see.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, also in its helpers")]
 #![allow(clippy::print_stdout, reason = "this is a test runner, and its output is the report")]
