@@ -179,7 +179,7 @@ fn comes_back(client: &mut Client, order: &NewOrder, body: &[u8]) -> bool {
 }
 
 pub fn mutated_requests_are_answered_and_leave_the_server_whole() -> Outcome {
-    let requests = rounds(1_000, 10_000, 100_000)?;
+    let requests = rounds(500, 10_000, 100_000)?;
     let folder = Folder::new();
     // Short, as some requests wait for more although the client has said that there is none.
     let server = Process::start(&folder, &["--concurrency", "0", "--read-timeout", "200ms"]);
