@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use crate::harness::{Folder, PATIENCE, Process, Worker, in_clean_environment, poll_until, signal};
+use crate::harness::{Folder, PATIENCE, Process, Worker, comes_true, in_clean_environment, poll_until, signal};
 
 /// What the cache of the system is kept and dropped in, in bytes.
 const PAGE: u64 = 4_096;
@@ -48,7 +49,11 @@ impl Drop for Attached {
         if self.0.try_wait().is_ok_and(|ended| ended.is_none()) {
             signal(self.0.id(), "TERM");
         }
-        let _ = self.0.wait();
+        // It lets go of the server in either case, but may wait for ever for a thread that is about to start a process.
+        if !comes_true(Duration::from_secs(2), || self.0.try_wait().is_ok_and(|ended| ended.is_some())) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 }
 
