@@ -8,7 +8,7 @@ mod settings;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::settings::{SETTINGS, Setting};
+pub use self::settings::{SETTINGS, Setting, duration};
 pub use crate::http::listener::Listen;
 use crate::os::clock::Clock;
 use crate::processing::work::Work;
@@ -27,6 +27,9 @@ pub struct Config {
     pub allow_hosts: Vec<String>,
     /// The database file; made if absent.
     pub db: PathBuf,
+    /// Whether to start although orders have been lost, with the old files set aside. For one start, by someone who has read what
+    /// orderd says about it.
+    pub accept_loss: bool,
     /// What processing an order means.
     pub work: Work,
     /// How long processing takes when it is waiting: 5 s, as in the service that orderd replaces.
@@ -39,6 +42,8 @@ pub struct Config {
     pub max_attempts: u32,
     /// The delay before a failed order is tried again. It doubles with each attempt, with jitter, up to an hour.
     pub retry_delay: Duration,
+    /// Finished orders are deleted when they ended longer ago. For ever if not set.
+    pub keep: Option<Duration>,
     /// Threads that answer requests. More than cores, as reads may wait for the disk: two for each core, at least 4.
     pub workers: usize,
     /// How long a connection may be silent, and how long a whole body may take.
@@ -61,12 +66,14 @@ impl Default for Config {
             listen: Listen::Tcp("127.0.0.1:8000".into()),
             allow_hosts: Vec::new(),
             db: "orders.db".into(),
+            accept_loss: false,
             work: Work::default(),
             processing_time: Duration::from_secs(5),
             concurrency: None,
             exec_timeout: Duration::from_secs(60),
             max_attempts: 5,
             retry_delay: Duration::from_secs(1),
+            keep: None,
             workers: (2 * cores()).max(4),
             read_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),

@@ -38,6 +38,23 @@ pub enum Error {
         /// The newest schema version that this program knows.
         known: i64,
     },
+    /// The folder that the database is to be made in does not exist.
+    NoFolder {
+        /// The database.
+        file: PathBuf,
+    },
+    /// Opening the database would lose orders that were acknowledged: a file is missing, or its log is damaged. Nothing has been
+    /// touched.
+    WouldLose {
+        /// Which file, and what is wrong with it.
+        what: String,
+    },
+    /// The database is no longer the file that this orderd has opened before: it was moved, emptied or replaced while orderd
+    /// runs. Nothing has been touched.
+    Replaced {
+        /// The database.
+        file: PathBuf,
+    },
     /// The file, or something beside it that the database needs, cannot be opened for reading and writing.
     Unusable {
         /// The database or its lock file.
@@ -45,6 +62,12 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The disk takes no write, for another reason than being full: a quota, a limit of the file's size, a file system that has
+    /// become read-only. The transaction is rolled back, nothing is half done, and trying again later makes sense.
+    Unwritable(String),
+    /// A page of the database makes no sense. The transaction is rolled back. What does not need that page can be read and
+    /// written; a person has to mend it.
+    Corrupt(String),
     /// The disk is full. The transaction is rolled back, nothing is half done, and trying again later makes sense.
     DiskFull,
     /// Another program holds the database's write lock for longer than we wait. Rolled back; trying again makes sense.
@@ -77,7 +100,7 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later without anybody ending this process.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Error::DiskFull | Error::Busy)
+        matches!(self, Error::DiskFull | Error::Unwritable(_) | Error::Busy)
     }
 
     /// Whether the user has been told already.
@@ -93,9 +116,14 @@ impl Error {
             | Error::Owned { .. }
             | Error::Foreign { .. }
             | Error::TooNew { .. }
+            | Error::NoFolder { .. }
+            | Error::WouldLose { .. }
+            | Error::Replaced { .. }
+            | Error::Corrupt(_)
             | Error::Unusable { .. } => 2,
             Error::Unreachable { .. } | Error::Refused(_) => 1,
-            Error::DiskFull | Error::Busy | Error::Broken(_) | Error::Database(_) | Error::Thread(_) | Error::Worker(_) => 1,
+            Error::DiskFull | Error::Unwritable(_) | Error::Busy | Error::Broken(_) | Error::Database(_) => 1,
+            Error::Thread(_) | Error::Worker(_) => 1,
             Error::Reported { exit_status } => *exit_status,
         }
     }
@@ -132,6 +160,26 @@ impl fmt::Display for Error {
                 f,
                 "cannot open {} for reading and writing: {source}; mend its permissions, or choose another file with --db",
                 file.display()
+            ),
+            Error::NoFolder { file } => {
+                write!(f, "the folder of {} does not exist; make it, or choose another file with --db", file.display())
+            }
+            Error::WouldLose { what } => write!(
+                f,
+                "{what}; put back what is missing or restore a backup, or start once with --accept-loss, which sets the old files \
+                 aside and goes on without what is lost"
+            ),
+            Error::Replaced { file } => write!(
+                f,
+                "{} was moved, emptied or replaced while orderd runs; put it back, or stop orderd before another file takes its \
+                 place",
+                file.display()
+            ),
+            Error::Unwritable(what) => write!(f, "the disk takes no writes: {what}"),
+            Error::Corrupt(what) => write!(
+                f,
+                "the database is damaged ({what}); stop orderd and restore a backup, or save what can be read with the .recover \
+                 of the sqlite3 shell"
             ),
             Error::DiskFull => f.write_str("the disk is full"),
             Error::Busy => f.write_str("another program holds the database's write lock"),

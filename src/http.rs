@@ -64,6 +64,8 @@ const MAX_ANSWER_BYTES: usize = 96 << 20;
 const MAX_BODIES_BYTES: usize = 64 << 20;
 /// How long the last answers may take when the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// The same for a server that retires: it is in nobody's way.
+const LAST_ANSWERS_OF_RETIRED: Duration = Duration::from_secs(10);
 /// How long nothing must have arrived before a server that retires takes it that nothing will.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -238,7 +240,7 @@ impl Http {
             relay.stop(path);
         }
         self.core.end_accepting();
-        let until = Instant::now() + LAST_ANSWERS;
+        let until = Instant::now() + LAST_ANSWERS_OF_RETIRED;
         let mut quiet_since = Instant::now();
         while Instant::now() < until && quiet_since.elapsed() < QUIET {
             if self.core.connections.any_busy() {

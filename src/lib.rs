@@ -118,7 +118,7 @@ pub use config::{Config, Listen};
 pub use error::Error;
 pub use http::client::Client;
 pub use http::listener::{Address, Listener};
-pub use order::Order;
+pub use order::{Order, Status};
 pub use os::clock::Clock;
 pub use processing::work::{Work, WorkError};
 pub use server::{Foundations, Server, Trouble};

@@ -93,7 +93,7 @@ impl PartialEq for Amount {
 }
 
 /// The significant digits of a JSON number and the power of ten of the last one: `1.50e3` is `("15", 2)`, zero is `("", 0)`.
-fn normalised(number: &str) -> (String, i64) {
+fn normalised(number: &str) -> (String, i128) {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let digits = format!("{}{fraction}", whole.trim_start_matches('-'));
@@ -102,10 +102,11 @@ fn normalised(number: &str) -> (String, i64) {
     if significant.is_empty() {
         return (String::new(), 0);
     }
-    // The text is at most MAX_AMOUNT_BYTES long, but its exponent may still not fit; such numbers differ unless they are the
-    // same text, which the caller has looked at.
-    let exponent: i64 = exponent.parse().unwrap_or(i64::MAX / 2);
-    (significant.to_string(), exponent - fraction.len() as i64 + (digits.len() - kept.len()) as i64)
+    // The text is at most MAX_AMOUNT_BYTES long, and yet its exponent may not fit. Such numbers are told apart by its digits.
+    match exponent.parse::<i128>().ok().filter(|exponent| exponent.unsigned_abs() < u128::MAX / 4) {
+        Some(exponent) => (significant.to_string(), exponent - fraction.len() as i128 + (digits.len() - kept.len()) as i128),
+        None => (format!("{mantissa}e{}", exponent.trim_start_matches('+')), 0),
+    }
 }
 
 /// An order as a client sends it: valid, and not yet stored.
@@ -237,10 +238,25 @@ mod tests {
     #[test]
     fn amounts_are_equal_when_their_values_are() {
         let amount = |text: &str| Amount(text.to_string());
-        for (a, b) in [("100", "100.00"), ("1e2", "100"), ("0.10", "1E-1"), ("0", "0e9"), ("-0.0", "0")] {
+        for (a, b) in [
+            ("100", "100.00"),
+            ("1e2", "100"),
+            ("0.10", "1E-1"),
+            ("0", "0e9"),
+            ("-0.0", "0"),
+            ("0.1e-9223372036854775808", "1e-9223372036854775809"),
+        ] {
             assert_eq!(amount(a), amount(b));
         }
-        for (a, b) in [("1", "10"), ("0.1", "0.01"), ("100.0", "100.0000000000000000001"), ("1", "0")] {
+        for (a, b) in [
+            ("1e-99999999999999999999", "1e-77777777777777777777"),
+            ("1e-99999999999999999999999999999999999999999", "1e-77777777777777777777777777777777777777777"),
+            ("0.1e-9223372036854775808", "1"),
+            ("1", "10"),
+            ("0.1", "0.01"),
+            ("100.0", "100.0000000000000000001"),
+            ("1", "0"),
+        ] {
             assert_ne!(amount(a), amount(b));
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod logging;
+pub mod marks;
 pub mod processes;
 pub mod signals;
 pub mod sync;

@@ -10,10 +10,11 @@
 //! its own orders on the same database; what it claimed is not touched before [`Processor::alone`].
 
 mod command;
-mod leftovers;
 mod output;
+mod pipes;
 pub mod retries;
 mod state;
+mod stop;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -27,12 +28,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::order::OrderId;
 use crate::os::clock::Clock;
 use crate::store::{Claimed, Ending, Refused, Store};
 use retries::Retries;
 use state::State;
-use task::GRACE;
-use work::{Work, WorkError};
+use task::{Attempt, GRACE};
+use work::Work;
 
 /// The pause before a refused write is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
@@ -51,7 +53,7 @@ pub struct Settings {
     pub concurrency: usize,
     /// The time to go by.
     pub clock: Clock,
-    /// The database's path, by which commands are found that outlived their server.
+    /// The database's path. Commands that outlive their server are found by the file there.
     pub database: PathBuf,
     /// Whether another process still ends orders of this database. Until [`Processor::alone`] they are left to it.
     pub predecessor_lives: bool,
@@ -70,8 +72,7 @@ enum Message {
         claims: Vec<Claimed>,
         result: Result<(), Refused>,
     },
-    Requeued(Result<usize, Refused>),
-    Ended(Claimed, Result<(), WorkError>),
+    Ended(Claimed, Attempt),
     /// Stop, and terminate what still runs at this time.
     Stop(Instant),
 }
@@ -155,6 +156,13 @@ impl Processor {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// How the log names an order: by its id, in quotes if that could be taken for more of the line.
+fn name_in_log(id: &OrderId) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./#@+".contains(c);
+    let id = id.as_str();
+    if id.chars().all(is_plain) { id.into() } else { format!("{id:?}") }
 }
 
 struct SignOfLife(Arc<AtomicBool>);

@@ -13,7 +13,8 @@ use crate::http::listener::{Address, Listener};
 use crate::processing::retries::Retries;
 use crate::processing::{Processor, Settings};
 use crate::service::{self, Service};
-use crate::store::{Lock, Refused, Store};
+use crate::store::retention::Retention;
+use crate::store::{Lock, Opening, Refused, Store};
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -63,6 +64,7 @@ struct Running {
     http: Http,
     processor: Processor,
     store: Arc<Store>,
+    retention: Option<Retention>,
     shutdown_timeout: Duration,
     exec_timeout: Duration,
     /// Kept until everything that uses the database has ended.
@@ -95,8 +97,16 @@ impl Server {
                 .map(|duration| duration.min(MAX_DURATION));
         let on_trouble = Arc::new(on_trouble);
         let on_broken = on_trouble.clone();
-        let store = Store::open(&lock, config.workers, config.clock.clone(), move |e| on_broken(Trouble::Broken(e)))?;
+        let opening = Opening {
+            readers: config.workers,
+            clock: config.clock.clone(),
+            predecessor_lives,
+            accept_loss: config.accept_loss,
+        };
+        let store = Store::open(&lock, opening, move |e| on_broken(Trouble::Broken(e)))?;
         let store = Arc::new(store);
+        let keep = config.keep.map(|keep| keep.min(MAX_DURATION));
+        let retention = keep.map(|keep| Retention::start(store.clone(), config.clock.clone(), keep)).transpose()?;
         let settings = Settings {
             work: config.work.clone(),
             processing_time,
@@ -116,7 +126,9 @@ impl Server {
             Http::start(listener, options, service, move |why| on_trouble(Trouble::Renewal(why)))
         });
         match http {
-            Ok(http) => Ok(Server(Some(Running { http, processor, store, shutdown_timeout, exec_timeout, _lock: lock }))),
+            Ok(http) => {
+                Ok(Server(Some(Running { http, processor, store, retention, shutdown_timeout, exec_timeout, _lock: lock })))
+            }
             Err(e) => {
                 processor.stop(Instant::now());
                 store.close();
@@ -187,6 +199,7 @@ impl Running {
     fn stop(self) {
         self.processor.stop(Instant::now() + self.shutdown_timeout);
         self.http.stop();
+        drop(self.retention);
         self.store.close();
     }
 }

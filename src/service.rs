@@ -100,11 +100,12 @@ impl Service {
 
     /// Well is who could store an order just now, and processes orders.
     fn health(&self, request: Request) {
-        let alive = self.processor.alive.clone();
+        let (alive, in_trouble) = (self.processor.alive.clone(), self.store.trouble().is_some());
         self.store.probe(move |probed| {
             request.answer(match probed {
                 Err(_) => Refusal::Unavailable.into(),
                 Ok(()) if !alive.load(Ordering::Relaxed) => Refusal::ProcessorDead.into(),
+                Ok(()) if in_trouble => Refusal::InTrouble.into(),
                 Ok(()) => reply::healthy(),
             });
         });

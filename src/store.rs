@@ -9,24 +9,30 @@
 //! is known for sure: every later change is refused without touching the database, and the process must end. Every function
 //! here returns what the database reports as the [`Error`] that it stands for.
 
+mod alarm;
+mod checkpoints;
 mod commit;
+pub mod retention;
 mod sqlite;
+mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
 mod write;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::order::{NewOrder, Order, OrderId, Status};
 use crate::os::clock::Clock;
+use alarm::Alarm;
+use checkpoints::Checkpoints;
 use commit::Committer;
 pub use sqlite::Lock;
 use sqlite::Readers;
-use write::{Asked, Process, Write};
-pub use write::{Claimed, Created, Ending, Outcome, Revived};
+use steps::Steps;
+use write::{Asked, Process, Prune, Write};
+pub use write::{Claimed, Created, Ending, Outcome, Pruned, Revived};
 
 /// Why a change was refused: the error of its transaction, shared by all that were in it.
 pub type Refused = Arc<Error>;
@@ -64,27 +70,45 @@ pub struct Page {
     pub next: Option<i64>,
 }
 
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// How many threads may read at once.
+    pub readers: usize,
+    /// The time that is noted with orders.
+    pub clock: Clock,
+    /// Whether a process that had the same lock before still uses the database.
+    pub predecessor_lives: bool,
+    /// Whether to go on where orders have been lost, with the old files set aside. A successor never does.
+    pub accept_loss: bool,
+}
+
 /// The orders on disk. Shared by all threads that need them.
 pub struct Store {
     committer: Committer,
+    alarm: Arc<Alarm>,
+    checkpoints: Checkpoints,
     readers: Readers,
+    steps: Steps,
 }
 
 impl Store {
-    /// Opens the database that `lock` owns, or makes it, and starts the committer thread. `on_broken` is called once, on that
-    /// thread, when nothing more can be written safely.
+    /// Opens the database that `lock` owns, or makes it if nobody ever has, and starts the committer thread. `on_broken` is called
+    /// once, on that thread, when nothing more can be written safely.
     ///
     /// # Errors
-    /// [`Error::Foreign`] or [`Error::TooNew`] with the file untouched; [`Error::Unusable`] when it cannot be opened or written;
-    /// [`Error::Thread`].
-    pub fn open(
-        lock: &Lock,
-        readers: usize,
-        clock: Clock,
-        on_broken: impl FnOnce(Refused) + Send + 'static,
-    ) -> Result<Store, Error> {
-        let (writer, readers) = sqlite::open(lock, readers)?;
-        Ok(Store { committer: Committer::start(writer, clock, Box::new(on_broken))?, readers })
+    /// [`Error::Foreign`], [`Error::TooNew`], [`Error::Replaced`] or [`Error::WouldLose`] with the files untouched;
+    /// [`Error::Unusable`] when they cannot be opened or written; [`Error::Thread`].
+    pub fn open(lock: &Lock, opening: Opening, on_broken: impl FnOnce(Refused) + Send + 'static) -> Result<Store, Error> {
+        let (writer, readers, copier) = sqlite::open(lock, &opening)?;
+        let alarm = Arc::new(Alarm::new(on_broken));
+        let checkpoints = Checkpoints::start(copier, alarm.clone())?;
+        let committer = Committer::start(writer, checkpoints.duty(), opening.clock.clone(), alarm.clone())?;
+        let store = Store { committer, alarm, checkpoints, readers, steps: Steps::new(opening.clock) };
+        if store.readers.view(|view| view.has_attempt_in_future(store.steps.now_ms()))? {
+            store.shift_retries(0);
+        }
+        Ok(store)
     }
 
     /// Stores `order` as `Pending`, unless its id is taken.
@@ -129,10 +153,23 @@ impl Store {
         self.committer.push(Write::PutBack(Asked::new(claims, done)));
     }
 
-    /// Puts back to `Pending` what is in `Processing` and not among `own`, and says how many that were: whoever processed them is
-    /// dead. The attempt that was begun stays counted.
-    pub fn requeue_others(&self, own: HashSet<Claimed>, done: impl FnOnce(Result<usize, Refused>) + Send + 'static) {
-        self.committer.push(Write::RequeueOthers(Asked::new(own, done)));
+    /// Deletes orders in `status` that ended before a time in milliseconds since 1970: a batch of them, from the place `after` on.
+    /// An order that has failed ended when its last attempt began, as no other time of it is known.
+    pub fn prune(
+        &self,
+        status: Status,
+        before_ms: i64,
+        after: i64,
+        done: impl FnOnce(Result<Pruned, Refused>) + Send + 'static,
+    ) {
+        self.committer.push(Write::Prune(Asked::new(Prune { status, before_ms, after }, done)));
+    }
+
+    /// The clock was set forward by so much, or back: has delayed orders wait by their length. 0 for a step that nobody saw.
+    fn shift_retries(&self, step_ms: i64) {
+        log::warn!("the clock was set; orders that are to be tried again wait by their delay");
+        // The committer logs a refusal. It only makes them wait longer, or not as long.
+        self.committer.push(Write::ShiftRetries(Asked::new(step_ms, |_| {})));
     }
 
     /// The status of an order, or `None` if there is none of that id.
@@ -159,8 +196,17 @@ impl Store {
         self.readers.view(|view| view.claimed_order(claimed))
     }
 
+    /// The claim and the id of every order in `Processing`, whoever has claimed it.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn in_processing(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
+        self.readers.view(|view| view.in_processing())
+    }
+
     /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records
-    /// would take more than `max_bytes` as JSON. Holds at least one, if there is one; reads at most one record more than it holds.
+    /// would take more than `max_bytes` as JSON, but at least one, if one is found. With a status and a user both, only so many orders
+    /// are looked at: the page may then hold few or none and still have a next one. Reads at most one record more than it holds.
     ///
     /// # Errors
     /// As said above.
@@ -182,7 +228,17 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
+        // Whoever waits for a delayed order asks again and again.
+        if let Some(step_ms) = self.steps.look() {
+            self.shift_retries(step_ms);
+        }
         self.readers.view(|view| view.next_claim_ms())
+    }
+
+    /// What a person has to look at, though orders may still be stored: the log can't be copied back into the database, and grows; or
+    /// a page of the database is damaged.
+    pub fn trouble(&self) -> Option<String> {
+        self.alarm.corrupt().map(|error| error.to_string()).or_else(|| self.checkpoints.failing())
     }
 
     /// Waits while a commit is under way, but not longer than `at_most`: more changes then come together, and share the next one.
@@ -195,5 +251,7 @@ impl Store {
     pub fn close(&self) {
         self.committer.close();
         self.readers.close();
+        // Last, as it has the file open besides, and closing that would drop SQLite's locks.
+        self.checkpoints.close();
     }
 }

@@ -25,6 +25,7 @@ pub use self::child::own_program;
 use self::child::{Child, Ground, Phase, Size};
 pub use self::inherited::{Inherited, Parent};
 use self::orphans::Orphans;
+pub use self::orphans::end_commands;
 use self::pace::Pace;
 use crate::config::{Config, MAX_DURATION};
 use crate::error::Error;
@@ -226,6 +227,7 @@ impl Supervisor<'_> {
             return;
         }
         self.renewal_is_wanted = false;
+        self.orphans.learn(self.ground.lock.database());
         if let Some(old) = self.child(Phase::Serving) {
             log::info!("a fresh process serves; the one before it finishes its work and ends");
             old.retire(retirement);
@@ -276,7 +278,7 @@ impl Supervisor<'_> {
             Phase::Retiring => ended.code == Some(0),
         };
         if !has_no_work {
-            self.orphans.end(&self.ids());
+            self.orphans.end(self.ground.lock.database(), &self.ids());
         }
         if self.is_stopping {
             return Ok(());
@@ -382,6 +384,6 @@ impl Supervisor<'_> {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.orphans.end(&self.ids());
+        self.orphans.end(self.ground.lock.database(), &self.ids());
     }
 }

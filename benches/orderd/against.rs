@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::client::{Load, Outcome};
-use crate::files::verify;
+use crate::files::{Contents, verify};
 use crate::parts::{COMPLETING, create_and_complete};
 use crate::process::{ORDERD, Process};
 use crate::report::{Bound, Figure, median, median_ratio};
@@ -22,7 +22,6 @@ const TESTS: [(&str, Test); 4] = [("POST", post), ("POST, 1 connection", single)
 pub fn compare(bench: &mut Bench, others: &[PathBuf]) -> Result<()> {
     let mut builds: Vec<(String, PathBuf)> = vec![("this build".into(), ORDERD.into())];
     builds.extend(others.iter().map(|path| (path.display().to_string(), path.clone())));
-    bench.many()?;
     for (what, test) in TESTS {
         bench.progress.part(what, 1, 1);
         let names: Vec<String> = builds.iter().map(|(name, _)| format!("{what}, {name}")).collect();
@@ -41,13 +40,13 @@ pub fn compare(bench: &mut Bench, others: &[PathBuf]) -> Result<()> {
 }
 
 fn post(bench: &mut Bench, binary: &Path) -> Result<Outcome> {
-    let database = bench.folder.fresh("post.db")?;
+    let database = bench.folder.made_by(binary, "post.db")?;
     let server = Process::build(binary, &database, &[])?;
     bench.create(server, &database)
 }
 
 fn single(bench: &mut Bench, binary: &Path) -> Result<Outcome> {
-    let database = bench.folder.fresh("single.db")?;
+    let database = bench.folder.made_by(binary, "single.db")?;
     let server = Process::build(binary, &database, &[])?;
     let seed = bench.seed();
     let outcome = Load { connections: 1, ..bench.load(&server, Ask::Create { seed }) }.run()?;
@@ -57,14 +56,21 @@ fn single(bench: &mut Bench, binary: &Path) -> Result<Outcome> {
 }
 
 fn get(bench: &mut Bench, binary: &Path) -> Result<Outcome> {
-    let server = Process::build(binary, &bench.many()?, &["--concurrency", "0"])?;
+    // Each build has a file of its own version, filled once.
+    let name = format!("many{}.db", binary.display().to_string().replace('/', "-"));
+    let database = bench.folder.path(&name);
+    if !database.exists() {
+        bench.folder.made_by(binary, &name)?;
+        bench.folder.fill(&database, Contents { completed: bench.plan.many, ..Contents::default() })?;
+    }
+    let server = Process::build(binary, &database, &["--concurrency", "0"])?;
     let outcome = bench.ask_status(&server, bench.plan.many)?;
     server.stop()?;
     Ok(outcome)
 }
 
 fn complete(bench: &mut Bench, binary: &Path) -> Result<Outcome> {
-    let database = bench.folder.fresh("complete.db")?;
+    let database = bench.folder.made_by(binary, "complete.db")?;
     let server = Process::build(binary, &database, &COMPLETING)?;
     create_and_complete(bench, server, &database)
 }

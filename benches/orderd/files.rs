@@ -56,10 +56,24 @@ impl Folder {
         Ok(path)
     }
 
+    /// A database that another build has made, of whatever version that writes. Takes the place of the one of this name.
+    pub fn made_by(&self, binary: &Path, name: &str) -> Result<PathBuf> {
+        let path = self.path(name);
+        remove(&path)?;
+        Process::build(binary, &path, &[])?.stop()?;
+        Ok(path)
+    }
+
     /// A database with orders.
     pub fn filled(&self, name: &str, contents: Contents) -> Result<PathBuf> {
         let path = self.fresh(name)?;
-        let mut connection = Connection::open(&path)?;
+        self.fill(&path, contents)?;
+        Ok(path)
+    }
+
+    /// Puts orders into an empty database.
+    pub fn fill(&self, path: &Path, contents: Contents) -> Result<()> {
+        let mut connection = Connection::open(path)?;
         // The page cache holds the whole index, and what a crash would cost is a file that nobody needs.
         connection.execute_batch(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_size = -1500000",
@@ -92,8 +106,8 @@ impl Folder {
         connection.execute_batch("PRAGMA locking_mode = NORMAL; PRAGMA journal_mode = WAL; PRAGMA wal_checkpoint(TRUNCATE)")?;
         drop(connection);
         // Or the disk is busy with this while something is measured.
-        std::fs::File::open(&path)?.sync_all()?;
-        Ok(path)
+        std::fs::File::open(path)?.sync_all()?;
+        Ok(())
     }
 }
 

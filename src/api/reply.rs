@@ -116,6 +116,8 @@ pub enum Refusal {
     Unreadable,
     /// 503: the processor has died.
     ProcessorDead,
+    /// 503: orders may be stored, but somebody has to look at the database.
+    InTrouble,
     /// As the front door says.
     Http(Refused),
 }
@@ -148,6 +150,9 @@ impl From<Refusal> for Reply {
             }
             Refusal::Unreadable => unavailable("storage_unavailable", "orders cannot be read now; ask again"),
             Refusal::ProcessorDead => unavailable("processor_dead", "orders are not being processed"),
+            Refusal::InTrouble => {
+                unavailable("storage_unavailable", "the database needs somebody to look at it; the server's log says why")
+            }
             Refusal::Http(refused) => match refused {
                 Refused::BadFraming(why) => coded(400, "bad_framing", why),
                 Refused::Broken => coded(400, "incomplete_body", "the body ended early"),

@@ -5,10 +5,12 @@
 //! status.
 
 use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use super::print;
+use super::{print, unknown_variables};
 use crate::config::Config;
 use crate::error::Error;
 use crate::os::logging;
@@ -28,6 +30,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);
     }
+    unknown_variables().for_each(|what| log::warn!("{what}"));
     if config.supervisor {
         match supervisor::own_program() {
             Ok(_) => {
@@ -66,7 +69,10 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
 
 fn serve_alone(config: &Config) -> Result<(), Error> {
     let (events, inbox) = channel();
-    let (mut is_stopping, sender) = (false, events.clone());
+    let (mut is_stopping, sender, database) = (false, events.clone(), config.db.clone());
+    // The status of a stop that a second signal has cut short; 0 of one that none has.
+    let cut_short = Arc::new(AtomicU8::new(0));
+    let cut = cut_short.clone();
     signals::watch(&[SIGUSR1, SIGUSR2], move |signal| {
         if matches!(signal, SIGUSR1 | SIGUSR2) {
             log::warn!("there is no supervisor to renew this process; start a fresh one yourself");
@@ -74,14 +80,21 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
         }
         if is_stopping {
             log::warn!("stopped by a second signal");
-            std::process::exit(128 + signal);
+            let status = u8::try_from(128 + signal).unwrap_or(1);
+            cut.store(status, Ordering::SeqCst);
+            supervisor::end_commands(&database);
+            std::process::exit(status.into());
         }
         is_stopping = true;
         let _ = sender.send(Event::Stop);
     })?;
     let server = start(config, Foundations::new(config)?, events)?;
     announce(server.address());
-    follow(server, &inbox, None)
+    follow(server, &inbox, None)?;
+    match cut_short.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        exit_status => Err(Error::Reported { exit_status }),
+    }
 }
 
 fn start(config: &Config, foundations: Foundations, events: Sender<Event>) -> Result<Server, Error> {
@@ -127,7 +140,11 @@ fn follow(server: Server, events: &Receiver<Event>, parent: Option<Parent>) -> R
             }
             (Ok(Event::Alone), _) => server.alone(),
             // The database may no longer be what this process believes it to be: nothing more is to be done to it.
-            (Ok(Event::Trouble(Trouble::Broken(_))), _) => return Err(Error::Reported { exit_status: 1 }),
+            (Ok(Event::Trouble(Trouble::Broken(_))), _) => {
+                // Dropped, it would stop in order, and wait for what can't be written any more.
+                std::mem::forget(server);
+                return Err(Error::Reported { exit_status: 1 });
+            }
             (Ok(Event::Trouble(_)), Pending::Nothing) => match parent {
                 Some(parent) => {
                     parent.renewal_is_needed();

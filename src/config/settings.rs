@@ -3,6 +3,7 @@
 //! [`SETTINGS`] is the one list that all three are made from. A text that makes no sense is refused with what would.
 //! Nothing here reads the command line or the environment.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use super::{Config, Listen, MAX_DURATION};
@@ -52,6 +53,13 @@ pub const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        flag: "accept-loss",
+        value: "",
+        default: "false",
+        help: "start although orders are lost; sets old files aside",
+        set: |config, text| switch(text).map(|v| config.accept_loss = v),
+    },
+    Setting {
         flag: "processing-time",
         value: "D",
         default: "5s",
@@ -69,7 +77,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "exec",
         value: "COMMAND",
         default: "none",
-        help: "run by sh -c for each order, its record as JSON on standard input",
+        help: "run by sh -c for each order, its JSON on standard input",
         set: |config, text| match text.trim() {
             "" => Err("name a command, such as ./ship.sh".into()),
             _ => {
@@ -96,8 +104,15 @@ pub const SETTINGS: &[Setting] = &[
         flag: "retry-delay",
         value: "D",
         default: "1s",
-        help: "before a failed order is tried again; doubles, up to 1h",
+        help: "before an order is tried again; doubles up to 1h",
         set: |config, text| duration(text).map(|v| config.retry_delay = v),
+    },
+    Setting {
+        flag: "keep",
+        value: "D",
+        default: "for ever",
+        help: "finished orders are deleted when they ended longer ago",
+        set: |config, text| duration(text).map(|v| config.keep = Some(v)),
     },
     Setting {
         flag: "workers",
@@ -140,18 +155,8 @@ pub const SETTINGS: &[Setting] = &[
         flag: "no-supervisor",
         value: "",
         default: "false",
-        help: "one process only, for those who have a supervisor of their own",
-        set: |config, text| match text {
-            "true" | "1" => {
-                config.supervisor = false;
-                Ok(())
-            }
-            "false" | "0" => {
-                config.supervisor = true;
-                Ok(())
-            }
-            _ => Err("use true or false".into()),
-        },
+        help: "one process only, where another supervisor is",
+        set: |config, text| switch(text).map(|v| config.supervisor = !v),
     },
 ];
 
@@ -174,9 +179,32 @@ impl Setting {
         (self.set)(config, text).map_err(|remedy| Error::Usage(format!("{name}: {text:?} is not understood; {remedy}")))
     }
 
+    /// Sets it from text that may be no UTF-8: the name of a file is taken as it is.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn apply_os(&self, config: &mut Config, name: &str, text: &OsStr) -> Result<(), Error> {
+        match text.to_str() {
+            Some(text) => self.apply(config, name, text),
+            None if self.flag == "db" => {
+                config.db = text.into();
+                Ok(())
+            }
+            None => Err(Error::Usage(format!("{name}: {text:?} is not understood; use UTF-8"))),
+        }
+    }
+
     /// The name of its twin in the environment.
     pub fn variable(&self) -> String {
         format!("ORDERD_{}", self.flag.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("use true or false".into()),
     }
 }
 
@@ -214,7 +242,11 @@ fn host(text: &str) -> Result<String, String> {
     if is_fine { Ok(name.to_ascii_lowercase()) } else { Err(remedy()) }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A duration as settings have it.
+///
+/// # Errors
+/// What would be understood.
+pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= MAX_DURATION => Ok(duration),
         _ => Err("durations look like 250ms, 5s, 2m or 0s".into()),
@@ -314,6 +346,6 @@ mod tests {
     #[test]
     fn a_refused_value_is_named_with_its_flag_and_the_remedy() {
         assert_eq!(set("workers", "0").unwrap_err(), "--workers: \"0\" is not understood; use a whole number from 1 to 256");
-        assert_eq!(SETTINGS[3].variable(), "ORDERD_PROCESSING_TIME");
+        assert_eq!(SETTINGS[4].variable(), "ORDERD_PROCESSING_TIME");
     }
 }

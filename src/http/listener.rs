@@ -6,7 +6,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -147,15 +147,18 @@ fn timeval(duration: Duration) -> TimeVal {
     TimeVal::new(duration.as_secs() as i64, i64::from(duration.subsec_micros()).max(i64::from(duration.as_secs() == 0)))
 }
 
+/// Its owner and group may connect, whatever the umask.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
+    let listener = match UnixListener::bind(path) {
         // A killed server leaves its socket behind; nobody answers there.
         Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             fs::remove_file(path)?;
             UnixListener::bind(path)
         }
         other => other,
-    }
+    }?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
 }
 
 /// Connecting to a plain file is refused as well, and that is not ours to remove.

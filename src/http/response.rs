@@ -192,3 +192,100 @@ impl Date {
         &self.text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    use crate::http::Method;
+    use crate::http::head::Framing;
+    use crate::os::sync::unpoisoned;
+
+    /// A socket whose peer reads now and then: takes so many bytes in all, and then nothing until it is given more room.
+    #[derive(Clone, Default)]
+    struct Peer(Arc<Mutex<(usize, Vec<u8>)>>);
+
+    impl Peer {
+        fn reads(&self, bytes: usize) {
+            unpoisoned(&self.0).0 += bytes;
+        }
+
+        fn has(&self) -> Vec<u8> {
+            unpoisoned(&self.0).1.clone()
+        }
+    }
+
+    impl Write for Peer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut state = unpoisoned(&self.0);
+            let taken = bytes.len().min(state.0);
+            if taken == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            state.0 -= taken;
+            state.1.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn shape(is_head: bool) -> Shape {
+        Shape {
+            framing: Ok(Framing::Length(0)),
+            body_has_arrived: true,
+            is_head,
+            connection: Connection::Stays,
+            method: Method::Get,
+            is_undroppable: false,
+        }
+    }
+
+    fn reply(bytes: usize) -> Reply {
+        Reply { status: 200, content_type: "text/plain", headers: Vec::new(), body: vec![b'x'; bytes].into() }
+    }
+
+    #[test]
+    fn an_answer_arrives_whole_however_little_is_taken_at_once() {
+        for bytes in [0, 10, SHORT_BYTES, SHORT_BYTES + 1, 100_000] {
+            let whole = Peer::default();
+            whole.reads(usize::MAX / 2);
+            assert!(Outgoing::send(Box::new(whole.clone()), &shape(false), reply(bytes)).is_ok());
+            assert!(whole.has().ends_with(&vec![b'x'; bytes]));
+
+            let slow = Peer::default();
+            slow.reads(7);
+            let Err(mut rest) = Outgoing::send(Box::new(slow.clone()), &shape(false), reply(bytes)) else {
+                panic!("{bytes}: it can't be sent yet")
+            };
+            let mut steps = 0;
+            while rest.send_some() != Progress::Sent {
+                slow.reads(10_007);
+                steps += 1;
+                assert!(steps < 100, "it is never sent");
+            }
+            assert_eq!(slow.has().len(), whole.has().len(), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_reader_has_the_more_time_the_longer_the_answer_is_and_no_more() {
+        let stuck = Peer::default();
+        let Err(mut rest) = Outgoing::send(Box::new(stuck), &shape(false), reply(1 << 20)) else { panic!("nobody reads") };
+        let bound = rest.bound(Duration::from_secs(30));
+        assert!(bound > Duration::from_secs(90) && bound < Duration::from_secs(100), "{bound:?}");
+        assert!(!rest.send_rest(Instant::now() + Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn the_answer_to_head_has_a_length_and_no_body() {
+        let peer = Peer::default();
+        peer.reads(10_000);
+        assert!(Outgoing::send(Box::new(peer.clone()), &shape(true), reply(1_000)).is_ok());
+        let text = String::from_utf8(peer.has()).unwrap();
+        assert!(text.contains("\r\nContent-Length: 1000\r\n") && text.ends_with("\r\n\r\n"), "{text}");
+    }
+}

@@ -185,7 +185,8 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
     let mut sweep = Sweep::new(core);
     let (mut next_tick, mut next_sweep) = (Instant::now(), Instant::now());
     while !watchdog.stopped.load(Ordering::Acquire) {
-        let mut nudges = watchdog.nudges.swap(0, Ordering::AcqRel);
+        let wanted = watchdog.nudges.swap(0, Ordering::AcqRel);
+        let mut nudges = wanted;
         let mut wake_at = cut_the_late(core, next_tick);
         let now = Instant::now();
         let looks_now = watchdog.look_now.load(Ordering::Acquire);
@@ -210,7 +211,7 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
             wake_at = wake_at.min(next_sweep);
         }
         // While nobody was connected the next tick may be far, and these may be stuck already.
-        if nudges > 0 {
+        if wanted > 0 {
             next_tick = next_tick.min(now + TICK);
         }
         // Without a descriptor for a nudge there is none for the next client either, and tiny_http does not survive that.

@@ -125,27 +125,25 @@ fn begin<H: Handler>(core: &Arc<Core>, handler: &Arc<H>, (peer, request): (Socke
 fn handle<H: Handler>(handler: &Arc<H>, request: tiny_http::Request, turn: Turn) {
     let shape = Shape::of(&request);
     if shape.is_undroppable {
-        let core = turn.core.clone();
-        turn.let_go();
-        return core.keep_for_ever(request);
+        let pool = turn.core.blocking.clone();
+        turn.core.keep_for_ever(request);
+        // To find the connection may take a look at all descriptors, also below.
+        return pool.run(move || turn.let_go());
     }
-    let route = match shape.framing {
-        Ok(_) => Ok(handler.route(&Head { request: &request, method: shape.method })),
-        Err(why) => Err(Refused::BadFraming(why)),
-    };
+    if let Err(why) = shape.framing {
+        let pool = turn.core.blocking.clone();
+        let (open, handler) = (Open { request, shape, turn }, handler.clone());
+        return pool.run(move || open.refuse_for_good(handler.refuse(Refused::BadFraming(why))));
+    }
+    let route = handler.route(&Head { request: &request, method: shape.method });
     let mut open = Open { request, shape, turn };
     if !shape.body_has_arrived {
-        let handler = handler.clone();
-        let pool = open.turn.core.blocking.clone();
-        return pool.run(move || match route {
-            Ok(route) => body::receive(&*handler, open, route),
-            Err(why) => open.refuse_for_good(handler.refuse(why)),
-        });
+        let (pool, handler) = (open.turn.core.blocking.clone(), handler.clone());
+        return pool.run(move || body::receive(&*handler, open, route));
     }
     match route {
-        Err(why) => open.refuse_for_good(handler.refuse(why)),
-        Ok(Err(reply)) => open.answer(reply),
-        Ok(Ok(route)) => {
+        Err(reply) => open.answer(reply),
+        Ok(route) => {
             let body = match shape.framing {
                 Ok(Framing::Length(length @ 1..)) => {
                     let mut body = Vec::with_capacity(length);

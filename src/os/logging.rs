@@ -1,5 +1,8 @@
 //! The binary's log: one line an event, on standard error, with the time in UTC.
 //!
+//! What a client or a command has made of an id or a line stays within its line: whatever would begin another one, move the
+//! cursor, change colours or the direction of writing is shown as an escape.
+//!
 //! The library logs through the `log` crate and leaves it to the embedding program where that goes.
 
 use std::io::Write;
@@ -19,12 +22,34 @@ impl Log for StandardError {
         if self.enabled(record.metadata()) {
             let now = humantime::format_rfc3339_millis(SystemTime::now());
             // One write for a line, so that lines of two processes do not mix. A closed standard error is no reason to stop.
-            let line = format!("{now} {:5} {}\n", record.level(), record.args());
+            let line = format!("{now} {:5} {}\n", record.level(), harmless(&record.args().to_string()));
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
     }
 
     fn flush(&self) {}
+}
+
+/// The same text on one line, with nothing in it that a terminal obeys.
+fn harmless(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // Line and paragraph separators; marks, embeddings, overrides and isolates of direction.
+            '\u{2028}'
+            | '\u{2029}'
+            | '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => {
+                line.extend(c.escape_unicode());
+            }
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line
 }
 
 /// Sends log lines of `level` and above to standard error, and panics too, as one line each.
@@ -41,4 +66,17 @@ pub fn init(level: LevelFilter) {
             None => log::debug!("a connection's thread panicked{place}: {what}"),
         }
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stays_one_line_and_obeys_nobody() {
+        assert_eq!(harmless("order ä-1: 日本語 \u{1f600}"), "order ä-1: 日本語 \u{1f600}");
+        assert_eq!(harmless("a\nb\r\tc\u{7f}"), "a\\nb\\r\\tc\\u{7f}");
+        assert_eq!(harmless("\u{1b}[31m \u{9b}1m"), "\\u{1b}[31m \\u{9b}1m");
+        assert_eq!(harmless("a\u{2028}b\u{202e}c\u{2066}d"), "a\\u{2028}b\\u{202e}c\\u{2066}d");
+    }
 }

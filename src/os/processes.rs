@@ -1,4 +1,4 @@
-//! Processes as the system shows them: who is whose child, how much memory one holds, and what a child has from its parent.
+//! Processes as the system shows them: who they are, how much memory one holds, and what a child has from its parent.
 //!
 //! All of it is read from `/proc`. Where there is none, nobody has children and nobody holds memory: then nothing is ended that
 //! need not be, and nothing is limited.
@@ -85,11 +85,11 @@ impl Process {
     }
 }
 
-/// The children of `parent`.
-pub fn children_of(parent: Pid) -> Vec<Process> {
+/// All processes that this one can see.
+pub fn all_processes() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
-    ids.filter_map(Process::with_id).filter(|process| process.parent == parent).collect()
+    ids.filter_map(Process::with_id).collect()
 }
 
 /// The end of a child.
@@ -171,13 +171,13 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_process_finds_its_children_and_its_memory() {
+    fn a_process_finds_its_child_and_its_memory() {
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
         let id = Pid::from_raw(child.id() as i32);
-        let found = children_of(Pid::this());
+        let found = all_processes();
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(found.iter().any(|process| process.id == id), "{found:?}");
+        assert!(found.iter().any(|process| process.id == id && process.parent == Pid::this()), "{found:?}");
         assert!(Memory::of(Pid::this()).resident_bytes() > 1 << 20);
         assert_eq!(Memory::of(id).resident_bytes(), 0);
     }

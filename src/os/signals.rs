@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use signal_hook::consts::SIGXFSZ;
 pub use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -22,6 +23,8 @@ use crate::error::Error;
 pub fn watch(others: &[i32], mut on_signal: impl FnMut(i32) + Send + 'static) -> Result<(), Error> {
     // Whoever started us may ignore it, which we would inherit: nobody could then tell how a command or a child has ended.
     signal_hook::flag::register(SIGCHLD, Arc::new(AtomicBool::new(false))).map_err(Error::Thread)?;
+    // At a limit of the size of files a write is to fail, and not to end the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map_err(Error::Thread)?;
     let mut wanted = vec![SIGTERM, SIGINT];
     if !is_ignored(SIGHUP) {
         wanted.push(SIGHUP);

@@ -1,32 +1,33 @@
 //! Running a command for an order: its process group, its input, and its end.
 //!
-//! Each command runs on a thread of its own, which waits for it; `output.rs` reads what it prints on two more, as a command whose
-//! output nobody reads would hang. The command is the leader of its own process group. When it has ended, whatever it left of that
-//! group is killed, so that an attempt's end is the end of all its processes.
+//! Each command runs on a thread of its own, which waits for it; one more serves its pipes (`pipes.rs`), as a command whose output
+//! nobody reads would hang. The command is the leader of its own process group. When it has ended, whatever it left of that
+//! group is killed, so that an attempt's end is the end of all its processes. A command that could not be started has cost
+//! its order nothing.
 //!
-//! If this process is killed, its commands go on for the moment; `leftovers.rs` finds them by the mark that they carry.
+//! If this process is killed, its commands go on for the moment; they are found by the mark that they carry.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::leftovers::Mark;
-use super::output::{self, LastLine};
-use super::task::Terminate;
+use super::name_in_log;
+use super::output::LastLine;
+use super::pipes::Pipes;
+use super::task::{Attempt, Terminate};
 use super::work::WorkError;
 use crate::order::Order;
+use crate::os::marks::Mark;
 use crate::os::processes;
 use crate::os::sync::unpoisoned;
 
 /// The exit status that says that another attempt is pointless (`EX_DATAERR` of sysexits.h).
 const EX_DATAERR: i32 = 65;
-/// A pipe takes this much without anybody reading, on every system (`PIPE_BUF`).
-const PIPE_BYTES: usize = 4_096;
 /// How long to wait for the last output once all processes of the group are gone. One that has left the group may hold the
 /// pipe for ever.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
@@ -91,12 +92,11 @@ fn wait_without_reaping(child: &Child) {
 }
 
 /// Runs `command` for `order` and waits for its end.
-pub(super) fn run(command: &str, order: &Order, mark: &Mark, group: &Group) -> Result<(), WorkError> {
-    let cannot = |e: io::Error| WorkError::retry(format!("cannot run the command: {e}"));
+pub(super) fn run(command: &str, order: &Order, mark: &Mark, group: &Group) -> Attempt {
     let mut shell = Command::new("sh");
     mark.put_on(&mut shell);
     processes::forget_parent(&mut shell);
-    let mut child = shell
+    shell
         .arg("-c")
         .arg(command)
         .env("ORDER_ID", order.order_id.as_str())
@@ -105,25 +105,28 @@ pub(super) fn run(command: &str, order: &Order, mark: &Mark, group: &Group) -> R
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(cannot)?;
+        .stderr(Stdio::piped());
+    let started = Pipes::new(name_in_log(&order.order_id)).and_then(|pipes| Ok((pipes, shell.spawn()?)));
+    let (pipes, mut child) = match started {
+        Ok(started) => started,
+        Err(e) if is_fault_of_command(&e) => return Attempt::Ended(Err(WorkError::fatal(format!("cannot run it: {e}")))),
+        Err(e) => return Attempt::NotBegun(format!("no command can be started: {e}")),
+    };
     group.started(Pid::from_raw(child.id() as i32));
+    let mut line = serde_json::to_vec(order).expect("a record always has a JSON form");
+    line.push(b'\n');
+    pipes.serve(&mut child, line);
+    let ended = group.wait(&mut child);
+    let last_line = pipes.last_line(LAST_OUTPUT);
+    Attempt::Ended(match ended {
+        Ok((status, told)) => verdict(status, told, last_line),
+        Err(e) => Err(WorkError::retry(format!("cannot learn how it ended: {e}"))),
+    })
+}
 
-    let id = order.order_id.as_str();
-    let read =
-        [child.stdout.take().map(|pipe| output::follow(pipe, id)), child.stderr.take().map(|pipe| output::follow(pipe, id))];
-    if let Some(pipe) = child.stdin.take() {
-        feed(pipe, order);
-    }
-    let (status, told) = group.wait(&mut child).map_err(cannot)?;
-
-    let until = Instant::now() + LAST_OUTPUT;
-    let [_, last_line] = read.map(|follower| {
-        let receiver = follower?.ok()?;
-        receiver.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
-    });
-    verdict(status, told, last_line.unwrap_or_default())
+/// Whether a command can't be started because of what it is, so that no other time is better: it is too long, or holds a NUL.
+fn is_fault_of_command(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::ArgumentListTooLong | io::ErrorKind::InvalidInput)
 }
 
 fn verdict(status: ExitStatus, told: Option<Terminate>, last_line: LastLine) -> Result<(), WorkError> {
@@ -145,22 +148,6 @@ fn verdict(status: ExitStatus, told: Option<Terminate>, last_line: LastLine) -> 
     };
     let retry = (told, status.code()) != (None, Some(EX_DATAERR));
     Err(WorkError { message, retry, instead: logged.then_some(how) })
-}
-
-/// Writes the record to the command, which may or may not read it.
-fn feed(mut pipe: impl Write + Send + 'static, order: &Order) {
-    let mut line = serde_json::to_vec(order).expect("a record always has a JSON form");
-    line.push(b'\n');
-    // A command that reads nothing, or closes its input early, is free to.
-    if line.len() <= PIPE_BYTES {
-        let _ = pipe.write_all(&line);
-    } else {
-        let write = move || {
-            let _ = pipe.write_all(&line);
-        };
-        // Without a thread the command sees an empty input, fails, and is tried again.
-        let _ = std::thread::Builder::new().name("work-input".into()).spawn(write);
-    }
 }
 
 #[cfg(test)]

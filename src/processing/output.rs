@@ -1,15 +1,14 @@
-//! Reading what a command prints: its lines go to the log, the last one is kept as what the command said.
+//! What a command prints: its lines go to the log, the last one is kept as what the command said.
 //!
-//! Each stream is read on a thread of its own, to its end, in bounded memory and with a bounded part of it logged. What is no text
-//! is made text. Nothing here knows why a command ended.
-
-use std::io::{self, Read};
-use std::sync::mpsc::{Receiver, channel};
+//! Bounded in memory and in what it makes of the log, where a short line costs as much as a long one. What is no text is made
+//! text. Nothing here reads a pipe or knows why a command ended.
 
 /// The longest part of a line that is logged, and of the last one that is kept as the order's `last_error`, in bytes.
 const MAX_LINE_BYTES: usize = 1_024;
-/// How much one attempt may add to the log, in bytes.
+/// How much one stream of one attempt may add to the log, in bytes.
 const MAX_LOGGED_BYTES: usize = 64 << 10;
+/// What a line of the log has besides its words and the order's name: the time, the level, and `order : `.
+const FRAME_BYTES: usize = 40;
 
 /// The last line of a stream that is not empty.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,75 +18,73 @@ pub(super) struct LastLine {
     pub(super) logged: bool,
 }
 
-/// Reads a stream to its end on a thread of its own, logs its lines, and sends the last one that is not empty.
-pub(super) fn follow(pipe: impl Read + Send + 'static, id: &str) -> io::Result<Receiver<LastLine>> {
-    let (sender, receiver) = channel();
-    let id = id.to_string();
-    let read = move || {
-        let mut lines = Lines { id, line: Vec::new(), last: LastLine::default(), logged_bytes: 0 };
-        lines.read(pipe);
-        // Nobody listens any more if this took too long.
-        let _ = sender.send(lines.last);
-    };
-    std::thread::Builder::new().name("work-output".into()).spawn(read)?;
-    Ok(receiver)
-}
-
-/// Cuts output into lines, in bounded memory.
-struct Lines {
-    id: String,
+/// Cuts output into lines and logs them.
+pub(super) struct Lines<'a> {
+    order: &'a str,
     /// The beginning of the line that is being read.
     line: Vec<u8>,
-    last: LastLine,
+    /// The beginning of the last one that was not empty.
+    last: Vec<u8>,
+    last_is_logged: bool,
     logged_bytes: usize,
 }
 
-impl Lines {
-    fn read(&mut self, mut pipe: impl Read) {
-        let mut buffer = [0; 8 << 10];
-        loop {
-            match pipe.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => {
-                    for piece in buffer[..read].split_inclusive(|byte| *byte == b'\n') {
-                        let (text, complete) = match piece.split_last() {
-                            Some((b'\n', text)) => (text, true),
-                            _ => (piece, false),
-                        };
-                        let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
-                        self.line.extend_from_slice(&text[..text.len().min(room)]);
-                        if complete {
-                            self.end_line();
-                        }
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
+impl Lines<'_> {
+    /// The lines of the order of this name.
+    pub(super) fn new(order: &str) -> Lines<'_> {
+        Lines { order, line: Vec::new(), last: Vec::new(), last_is_logged: false, logged_bytes: 0 }
+    }
+
+    /// Takes what has been read.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, complete) = match piece.split_last() {
+                Some((b'\n', text)) => (text, true),
+                _ => (piece, false),
+            };
+            let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            if complete {
+                self.end_line();
             }
         }
+    }
+
+    /// There is no more.
+    pub(super) fn end(mut self) -> LastLine {
         self.end_line();
+        let mut text = words(&self.last);
+        // Replacing what is no UTF-8 may have made it longer.
+        let end = (0..=text.len().min(MAX_LINE_BYTES)).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        LastLine { text, logged: self.last_is_logged }
     }
 
     fn end_line(&mut self) {
-        let text: String = String::from_utf8_lossy(&self.line).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        self.line.clear();
-        let text = text.trim_end();
-        if text.is_empty() {
+        if self.line.iter().all(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {
+            self.line.clear();
             return;
         }
-        self.last.logged = self.logged_bytes < MAX_LOGGED_BYTES;
-        if self.last.logged {
-            self.logged_bytes += text.len();
-            log::info!("order {}: {text}", self.id);
+        std::mem::swap(&mut self.line, &mut self.last);
+        self.line.clear();
+        // Most of a flood of lines is neither logged nor kept, and is not made text.
+        self.last_is_logged = self.logged_bytes < MAX_LOGGED_BYTES;
+        if self.last_is_logged {
+            let text = words(&self.last);
+            self.logged_bytes += FRAME_BYTES + self.order.len() + text.len();
+            log::info!("order {}: {text}", self.order);
             if self.logged_bytes >= MAX_LOGGED_BYTES {
-                log::info!("order {}: the rest of its output is not logged", self.id);
+                log::info!("order {}: the rest of its output is not logged", self.order);
             }
         }
-        // Replacing what is no UTF-8 may have made it longer.
-        let end = (0..=text.len().min(MAX_LINE_BYTES)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        self.last.text.clear();
-        self.last.text.push_str(&text[..end]);
     }
+}
+
+/// A line as text, without control characters and without blanks at its end.
+fn words(line: &[u8]) -> String {
+    let mut text: String = String::from_utf8_lossy(line).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    text.truncate(text.trim_end().len());
+    text
 }
 
 #[cfg(test)]
@@ -95,9 +92,9 @@ mod tests {
     use super::*;
 
     fn last_line_of(output: &[u8]) -> String {
-        let mut lines = Lines { id: "1".into(), line: Vec::new(), last: LastLine::default(), logged_bytes: 0 };
-        lines.read(output);
-        lines.last.text
+        let mut lines = Lines::new("1");
+        output.chunks(1_000).for_each(|piece| lines.add(piece));
+        lines.end().text
     }
 
     #[test]
@@ -112,5 +109,13 @@ mod tests {
     fn a_line_without_end_is_cut() {
         assert_eq!(last_line_of(&vec![b'x'; 10 << 20]), "x".repeat(MAX_LINE_BYTES));
         assert!(last_line_of(&vec![0xff; 10_000]).len() <= MAX_LINE_BYTES);
+    }
+
+    #[test]
+    fn short_lines_take_no_more_of_the_log_than_long_ones() {
+        let mut lines = Lines::new("1");
+        lines.add(&b"x\n".repeat(100_000));
+        assert!(lines.logged_bytes < MAX_LOGGED_BYTES + 100);
+        assert!(!lines.end().logged);
     }
 }

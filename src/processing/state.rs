@@ -10,10 +10,12 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use super::leftovers::Mark;
-use super::task::{GRACE, Running, Task, Tasks, Terminate};
+use super::stop::Stop;
+use super::task::{Attempt, Running, Task, Tasks, Terminate};
 use super::work::{Work, WorkError};
-use super::{Message, Notifier, RETRY_AFTER, Settings};
+use super::{Message, Notifier, RETRY_AFTER, Settings, name_in_log};
+use crate::order::OrderId;
+use crate::os::marks::{self, Mark};
 use crate::store::{Claimed, Ending, Outcome, Refused, Store};
 
 /// How often to look at the table without a notice: someone may have put an order back with the sqlite3 shell.
@@ -23,11 +25,8 @@ const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(50);
 /// For so long after a notice more orders are expected, whose commit our write can share.
 const ORDERS_ARRIVE: Duration = Duration::from_millis(5);
 
-/// An orderly stop under way.
-struct Stop {
-    terminate_at: Instant,
-    told: Option<Terminate>,
-}
+/// The pause before another attempt is begun, when the machine had no room for one.
+const ROOM_AFTER: Duration = Duration::from_secs(1);
 
 /// What the processor thread knows.
 pub(super) struct State {
@@ -35,8 +34,8 @@ pub(super) struct State {
     notifier: Notifier,
     mark: Arc<Mark>,
     predecessor_lives: bool,
-    /// Whether others may have left orders in `Processing` that are to be put back before anything else.
-    requeue_due: bool,
+    /// Whether others may have left orders in `Processing`, whose attempts are to be ended before anything else.
+    takeover_due: bool,
     store: Arc<Store>,
     settings: Settings,
     /// Orders whose work is waiting, with the time at which each ends, earliest first: all take equally long.
@@ -54,6 +53,8 @@ pub(super) struct State {
     /// When the next delayed order may be claimed, in milliseconds since 1970.
     retry_at_ms: Option<i64>,
     notified_at: Option<Instant>,
+    /// The end of the pause after an attempt that could not be begun, until one can.
+    no_room_until: Option<Instant>,
     stop: Option<Stop>,
 }
 
@@ -62,9 +63,9 @@ impl State {
         State {
             messages,
             notifier,
-            mark: Arc::new(Mark::new(settings.database.clone())),
+            mark: Arc::new(Mark::new(&settings.database)),
             predecessor_lives: settings.predecessor_lives,
-            requeue_due: !settings.predecessor_lives,
+            takeover_due: !settings.predecessor_lives,
             store,
             settings,
             waiting: VecDeque::new(),
@@ -76,6 +77,7 @@ impl State {
             maybe_pending: true,
             retry_at_ms: None,
             notified_at: None,
+            no_room_until: None,
             stop: None,
         }
     }
@@ -105,7 +107,7 @@ impl State {
             }
             Message::Alone => {
                 self.predecessor_lives = false;
-                self.requeue_due = true;
+                self.takeover_due = true;
             }
             Message::Processed { ended, claim, result } => self.processed(ended, claim, result),
             Message::PutBack { claims, result } => {
@@ -114,22 +116,20 @@ impl State {
                     self.unfinished.extend(claims);
                 }
             }
-            Message::Requeued(result) => {
-                self.written(&result);
-                if let Ok(requeued) = result {
-                    if requeued > 0 {
-                        log::info!("{requeued} interrupted orders will be processed again");
-                    }
-                    self.requeue_due = false;
-                    self.maybe_pending = true;
-                }
-            }
-            Message::Ended(order, result) => self.task_ended(order, result),
-            Message::Stop(terminate_at) => {
-                self.unfinished.extend(self.waiting.drain(..).map(|(_, order)| order));
-                let stop = self.stop.get_or_insert(Stop { terminate_at, told: None });
-                stop.terminate_at = stop.terminate_at.min(terminate_at);
-            }
+            Message::Ended(order, attempt) => self.task_ended(order, attempt),
+            Message::Stop(terminate_at) => self.stop(terminate_at),
+        }
+    }
+
+    fn stop(&mut self, terminate_at: Instant) {
+        self.unfinished.extend(self.waiting.drain(..).map(|(_, order)| order));
+        if let Some(stop) = &mut self.stop {
+            return stop.hurry(terminate_at);
+        }
+        let stop = self.stop.insert(Stop::new(terminate_at));
+        let at_most = stop.time_left();
+        if !self.tasks.is_empty() && !at_most.is_zero() {
+            log::info!("waiting for {}, at most {:.1} s", self.tasks.in_words(), at_most.as_secs_f64());
         }
     }
 
@@ -137,7 +137,7 @@ impl State {
     fn is_over(&self) -> bool {
         self.stop.as_ref().is_some_and(|stop| {
             let done = !self.writing && self.tasks.is_empty() && self.ended.is_empty() && self.unfinished.is_empty();
-            done || Instant::now() >= stop.terminate_at + 2 * GRACE
+            done || stop.is_given_up()
         })
     }
 
@@ -156,24 +156,22 @@ impl State {
     /// Terminates the tasks whose time is over: their own, or everybody's.
     fn terminate_tasks(&mut self) {
         self.tasks.terminate_overdue(self.settings.clock.elapsed());
-        let Some(stop) = &mut self.stop else { return };
-        let due = match stop.told {
-            None => (Instant::now() >= stop.terminate_at).then_some(Terminate::Stopping),
-            Some(Terminate::Stopping) => (Instant::now() >= stop.terminate_at + GRACE).then_some(Terminate::Kill),
-            Some(_) => None,
-        };
-        if let Some(terminate) = due {
-            stop.told = Some(terminate);
+        if let Some(terminate) = self.stop.as_mut().and_then(Stop::due) {
+            if !self.tasks.is_empty() {
+                let how = if terminate == Terminate::Kill { "killing" } else { "ending" };
+                log::warn!("{how} {}", self.tasks.in_words());
+            }
             self.unfinished.extend(self.tasks.terminate_all(terminate));
         }
     }
 
     /// Starts the next write, if there is anything to write.
     fn write(&mut self) {
-        if self.requeue_due && self.stop.is_none() && self.requeue() {
-            return;
+        if self.takeover_due && self.stop.is_none() {
+            self.take_over();
         }
-        let claim = if self.maybe_pending && self.stop.is_none() { self.room() } else { 0 };
+        let may_begin = self.stop.is_none() && self.no_room_until.is_none_or(|at| at <= Instant::now());
+        let claim = if self.maybe_pending && may_begin { self.room() } else { 0 };
         if !self.ended.is_empty() || claim > 0 {
             self.process(claim);
         } else if !self.unfinished.is_empty() {
@@ -186,20 +184,34 @@ impl State {
         }
     }
 
-    /// Puts back what others left in `Processing`, once their commands are ended. Returns false if they left nothing.
-    fn requeue(&mut self) -> bool {
+    /// Ends the attempts that others left in `Processing`, once their commands are ended: they have failed like any other. Only
+    /// waiting can't fail, and is begun anew.
+    fn take_over(&mut self) {
         let own = self.own();
         if self.store.counts().is_ok_and(|counts| counts.processing <= own.len() as u64) {
-            self.requeue_due = false;
-            return false;
+            self.takeover_due = false;
+            return;
         }
-        self.mark.end_leftovers();
-        let messages = self.notifier.messages.clone();
-        self.writing = true;
-        self.store.requeue_others(own, move |result| {
-            let _ = messages.send(Message::Requeued(result));
-        });
-        true
+        let (found, left) = marks::end_all(|process| self.mark.is_left_over(process));
+        if found > 0 {
+            log::warn!("ended {} of {found} processes that a killed server left behind", found - left);
+        }
+        // What can't be read now is looked at again.
+        let Ok(interrupted) = self.store.in_processing() else { return };
+        self.takeover_due = false;
+        let interrupted: Vec<_> = interrupted.into_iter().filter(|(order, _)| !own.contains(order)).collect();
+        if !interrupted.is_empty() {
+            log::info!("orderd ended while orders were being processed: {}", interrupted.len());
+        }
+        for (order, id) in interrupted {
+            let error = format!("orderd ended during attempt {}", order.attempt);
+            if let Work::Wait = self.settings.work {
+                log::debug!("order {}: {error}; it is taken up again", name_in_log(&id));
+                self.ended.push(Ending { order, outcome: Outcome::Retry { at_ms: 0, error } });
+            } else {
+                self.record(order, &id, Err(WorkError::retry(error)));
+            }
+        }
     }
 
     /// All that is in `Processing` by our own claims, while no write is under way.
@@ -283,39 +295,66 @@ impl State {
             return;
         }
         for order in claimed {
-            if let Err(error) = self.begin_task(order) {
-                log::warn!("order number {}: attempt {} can't begin: {error}", order.seq, order.attempt);
-                self.record(order, Err(WorkError::retry(error)));
+            if let Err(why) = self.begin_task(order) {
+                self.not_begun(order, &why);
             }
         }
     }
 
+    /// An attempt that could not be begun costs nothing. The next one is tried after a pause, for as long as it takes.
+    fn not_begun(&mut self, order: Claimed, why: &str) {
+        if self.no_room_until.is_none() {
+            log::error!("{why}; orders wait, and it is tried again every {ROOM_AFTER:?}");
+        }
+        self.no_room_until = Some(Instant::now() + ROOM_AFTER);
+        self.maybe_pending = true;
+        self.unfinished.push(order);
+    }
+
     fn begin_task(&mut self, claimed: Claimed) -> Result<(), String> {
-        let order = self.store.claimed_order(claimed).map_err(|e| e.to_string())?.ok_or("the order was deleted")?;
+        let order = self.store.claimed_order(claimed).map_err(|e| format!("an order can't be read: {e}"))?;
+        // Deleted since: there is nothing to do, and nothing to record.
+        let Some(order) = order else { return Ok(()) };
         let order_id = order.order_id.clone();
         let messages = self.notifier.messages.clone();
-        let task = Task::start(&self.settings.work, order, self.mark.clone(), move |result| {
-            let _ = messages.send(Message::Ended(claimed, result));
+        let task = Task::start(&self.settings.work, order, self.mark.clone(), move |attempt| {
+            let _ = messages.send(Message::Ended(claimed, attempt));
         })
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
+        .map_err(|e| format!("no thread can be started: {e}"))?;
         let times_out = self.settings.clock.elapsed() + self.settings.exec_timeout;
         self.tasks.add(claimed, Running::new(task, order_id, times_out));
         Ok(())
     }
 
-    fn task_ended(&mut self, order: Claimed, result: Result<(), WorkError>) {
+    fn task_ended(&mut self, order: Claimed, attempt: Attempt) {
         // One that was left behind by a stop is no longer known.
         let Some(running) = self.tasks.remove(order) else { return };
-        match &result {
-            Err(_) if running.was_stopped() => return self.unfinished.push(order),
-            Err(error) => log::warn!("order {}: attempt {} failed: {}", running.order_id, order.attempt, error.for_log()),
-            Ok(()) => log::debug!("order {}: done after attempt {}", running.order_id, order.attempt),
+        let result = match attempt {
+            Attempt::NotBegun(why) => return self.not_begun(order, &why),
+            Attempt::Ended(result) => result,
+        };
+        if self.no_room_until.take().is_some() {
+            log::info!("attempts can be begun again");
         }
-        self.record(order, result);
+        if result.is_err() && running.was_stopped() {
+            return self.unfinished.push(order);
+        }
+        self.record(order, &running.order_id, result);
     }
 
-    fn record(&mut self, order: Claimed, result: Result<(), WorkError>) {
-        let outcome = self.settings.retries.outcome(order.attempt, result, self.settings.clock.now_ms());
+    /// Decides what follows an attempt, and says so in the one line that the log has of a failed one.
+    fn record(&mut self, order: Claimed, id: &OrderId, result: Result<(), WorkError>) {
+        let (now_ms, id, attempt) = (self.settings.clock.now_ms(), name_in_log(id), order.attempt);
+        let why = result.as_ref().err().map(|error| error.for_log().to_string()).unwrap_or_default();
+        let outcome = self.settings.retries.outcome(attempt, result, now_ms);
+        match &outcome {
+            Outcome::Completed => log::debug!("order {id}: completed by attempt {attempt}"),
+            Outcome::Retry { at_ms, .. } => {
+                let seconds = at_ms.saturating_sub(now_ms) as f64 / 1_000.0;
+                log::warn!("order {id}: attempt {attempt} failed: {why}; the next one comes in {seconds:.1} s");
+            }
+            Outcome::Failed { .. } => log::warn!("order {id}: attempt {attempt} failed: {why}; the order is Failed"),
+        }
         self.ended.push(Ending { order, outcome });
     }
 
@@ -346,8 +385,7 @@ impl State {
         }
         pause = pause.min(self.tasks.next_deadline().map_or(pause, |at| at.saturating_sub(now)));
         if let Some(stop) = &self.stop {
-            let next = if stop.told.is_none() { stop.terminate_at } else { stop.terminate_at + GRACE };
-            pause = pause.min(until(next).max(Duration::from_millis(1)));
+            pause = pause.min(stop.pause());
         }
         self.settings.clock.sleep_for(pause)
     }

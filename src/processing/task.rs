@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{self, Group};
-use super::leftovers::Mark;
 use super::work::{Work, WorkError};
 use crate::order::{Order, OrderId};
+use crate::os::marks::Mark;
 use crate::store::Claimed;
 
 /// How long a command may take to end after SIGTERM, before SIGKILL.
@@ -31,6 +31,14 @@ pub(super) enum Terminate {
     Kill,
 }
 
+/// What came of an attempt that was to be made.
+pub(super) enum Attempt {
+    /// It was made.
+    Ended(Result<(), WorkError>),
+    /// The machine had no room for it, and nothing of it was begun. Says why.
+    NotBegun(String),
+}
+
 /// One attempt that is under way.
 pub(super) struct Task {
     group: Option<Arc<Group>>,
@@ -45,7 +53,7 @@ impl Task {
         work: &Work,
         order: Order,
         mark: Arc<Mark>,
-        ended: impl FnOnce(Result<(), WorkError>) + Send + 'static,
+        ended: impl FnOnce(Attempt) + Send + 'static,
     ) -> io::Result<Task> {
         let thread = std::thread::Builder::new().name("work".into());
         match work {
@@ -60,7 +68,7 @@ impl Task {
                 let function = function.clone();
                 thread.spawn(move || {
                     let result = catch_unwind(AssertUnwindSafe(|| function(&order)));
-                    ended(result.unwrap_or_else(|panic| Err(WorkError::retry(message_of(&*panic)))));
+                    ended(Attempt::Ended(result.unwrap_or_else(|panic| Err(WorkError::retry(message_of(&*panic))))));
                 })?;
                 Ok(Task { group: None })
             }
@@ -129,6 +137,14 @@ impl Tasks {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// How many there are, for the log.
+    pub(super) fn in_words(&self) -> String {
+        match self.0.len() {
+            1 => "1 attempt that is under way".into(),
+            n => format!("{n} attempts that are under way"),
+        }
     }
 
     pub(super) fn claims(&self) -> impl Iterator<Item = Claimed> {

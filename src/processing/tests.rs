@@ -6,8 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Mutex;
 
+use super::work::WorkError;
 use super::*;
 use crate::order::Status;
+use crate::os::marks;
 use crate::store::Outcome;
 use crate::store::tests::{Fixture, PATIENCE};
 
@@ -104,7 +106,7 @@ fn the_commands_of_a_dead_predecessor_are_ended_and_our_own_are_not() {
     f.create_all(["1", "2"]);
     f.claim(1);
     let mut left_behind =
-        Command::new("sleep").arg("60").env("ORDERD_COMMAND_OF", f.lock.database()).process_group(0).spawn().unwrap();
+        Command::new("sleep").arg("60").env(marks::OF, marks::name_of(f.lock.database())).process_group(0).spawn().unwrap();
     let begun = f.lock.database().with_extension("begun");
     let goes_on = f.lock.database().with_extension("goes-on");
     // Our own waits until it is allowed to end.

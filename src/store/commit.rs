@@ -17,6 +17,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Refused;
+use super::alarm::Alarm;
+use super::checkpoints::Duty;
 use super::sqlite::{BUSY_TIMEOUT, Writer};
 use super::write::Write;
 use crate::error::Error;
@@ -30,8 +32,6 @@ const MAX_BATCH: usize = 2_048;
 /// How much longer than the wait for another program's lock the last commit may take when the store is closed.
 const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 
-type OnBroken = Box<dyn FnOnce(Refused) + Send>;
-
 /// The committer thread, and the queue in front of it.
 pub(super) struct Committer {
     queue: Arc<Queue>,
@@ -43,10 +43,9 @@ impl Committer {
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub(super) fn start(writer: Writer, clock: Clock, on_broken: OnBroken) -> Result<Committer, Error> {
+    pub(super) fn start(writer: Writer, duty: Duty, clock: Clock, alarm: Arc<Alarm>) -> Result<Committer, Error> {
         let queue = Arc::new(Queue::default());
-        let mut worker =
-            Worker { queue: queue.clone(), writer, clock, on_broken: Some(on_broken), broken: None, refused_in_a_row: 0 };
+        let mut worker = Worker { queue: queue.clone(), writer, duty, clock, alarm, refused_in_a_row: 0 };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || worker.run()).map_err(Error::Thread)?;
         Ok(Committer { queue, thread: Mutex::new(Some(thread)) })
     }
@@ -101,9 +100,9 @@ impl Drop for Committer {
 struct Worker {
     queue: Arc<Queue>,
     writer: Writer,
+    duty: Duty,
     clock: Clock,
-    on_broken: Option<OnBroken>,
-    broken: Option<Refused>,
+    alarm: Arc<Alarm>,
     /// How many changes have been refused since the last commit.
     refused_in_a_row: usize,
 }
@@ -117,22 +116,40 @@ impl Worker {
                 // The panic hook has logged it; the changes behind it must still be finished.
                 let _ = catch_unwind(AssertUnwindSafe(|| write.finish(outcome.clone())));
             }
+            self.look_after_log(&outcome);
         }
     }
 
     fn commit(&mut self, batch: &mut [Write]) -> Result<(), Refused> {
-        if let Some(broken) = &self.broken {
-            return Err(broken.clone());
+        if let Some(broken) = self.alarm.raised() {
+            return Err(broken);
         }
+        let mut outcome = self.transaction(batch);
+        if outcome.as_ref().is_err_and(|e| matches!(e, Error::DiskFull | Error::Unwritable(_)))
+            && self.duty.makes_room(&mut self.writer)
+        {
+            outcome = self.transaction(batch);
+        }
+        let outcome = outcome.map_err(Refused::new);
+        self.note(batch.len(), &outcome);
+        outcome
+    }
+
+    fn transaction(&mut self, batch: &mut [Write]) -> Result<(), Error> {
         let now_ms = self.clock.now_ms();
         let writer = &mut self.writer;
         let transaction = || writer.transaction(|tx| batch.iter_mut().try_for_each(|write| write.apply(tx, now_ms)));
         // A panic must not take the thread with it: the processor, for one, waits for its change to be finished.
-        let outcome = catch_unwind(AssertUnwindSafe(transaction))
-            .unwrap_or_else(|_| Err(Error::Database("panicked in a transaction".into())))
-            .map_err(Refused::new);
-        self.note(batch.len(), &outcome);
-        outcome
+        catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(|_| Err(Error::Database("panicked in a transaction".into())))
+    }
+
+    /// Only now, as those who asked have waited long enough.
+    fn look_after_log(&mut self, outcome: &Result<(), Refused>) {
+        match outcome {
+            Ok(()) => self.duty.committed(&mut self.writer),
+            Err(error) if matches!(**error, Error::Broken(_)) => self.duty.give_up(),
+            Err(_) => {}
+        }
     }
 
     /// Logs when refusals begin and when they end: a full disk would otherwise fill its own log.
@@ -145,16 +162,16 @@ impl Worker {
                 }
             }
             Err(error) => {
-                if self.refused_in_a_row == 0 || !error.is_transient() {
+                let is_said = match **error {
+                    Error::Corrupt(_) => !self.alarm.note_corrupt(error.clone()),
+                    _ => error.is_transient() && self.refused_in_a_row > 0,
+                };
+                if !is_said {
                     log::error!("writes refused: {error}");
                 }
                 self.refused_in_a_row += changes;
                 if matches!(**error, Error::Broken(_)) {
-                    self.broken = Some(error.clone());
-                    if let Some(on_broken) = self.on_broken.take() {
-                        // The program that hears of it may panic; those who wait must still hear of theirs.
-                        let _ = catch_unwind(AssertUnwindSafe(|| on_broken(error.clone())));
-                    }
+                    self.alarm.raise(error.clone());
                 }
             }
         }

@@ -9,23 +9,31 @@
 //! and the process must end.
 
 mod change;
+mod checkpoint;
 mod file;
 mod list;
+mod lock;
 mod read;
+mod recovery;
 mod schema;
 #[cfg(test)]
 pub(super) mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Error;
+use crate::store::Opening;
 pub(super) use change::Tx;
+pub(super) use checkpoint::{Copied, Copier, LOG_PAGE_BYTES};
 use file::Identity;
-pub use file::Lock;
+pub use lock::Lock;
 pub(super) use read::Readers;
 
 /// How long a write waits for another program, such as the sqlite3 shell in the middle of a correction.
@@ -35,29 +43,30 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// as much again as the insert.
 const WRITER_CACHE_KIB: i64 = 8 << 10;
 
-/// The log is copied back when it has so many pages (of 4 KiB). A page that is changed again and again is copied once, so 8
-/// times SQLite's default made inserts a third faster; and a log of 32 MiB is recovered in some 30 ms after a crash.
-const CHECKPOINT_PAGES: i64 = 8_000;
-
 /// The first SQLite without the WAL-reset corruption of 3.7.0 to 3.51.2.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
-/// Opens the database that `lock` owns, or makes it; brings it up to date; and gives back one writer and `readers` readers.
+/// Opens the database that `lock` owns, or makes it if nobody ever has; brings it up to date, and its log back into it; and gives
+/// back one writer, the readers, and what copies the log back.
 ///
 /// # Errors
-/// [`Error::Foreign`] or [`Error::TooNew`] with the file untouched; [`Error::Unusable`] when it cannot be opened or written.
-pub(super) fn open(lock: &Lock, readers: usize) -> Result<(Writer, Readers), Error> {
+/// [`Error::Foreign`], [`Error::TooNew`], [`Error::Replaced`] or [`Error::WouldLose`] with the files untouched; [`Error::Unusable`]
+/// when they cannot be opened or written.
+pub(super) fn open(lock: &Lock, opening: &Opening) -> Result<(Writer, Readers, Copier), Error> {
     let path = lock.database();
-    file::inspect(path)?;
-    let writer = Writer::open(path).map_err(|e| unusable(path, e))?;
-    let readers = (0..readers.max(1)).map(|_| reader(path)).collect::<Result<_, _>>()?;
-    Ok((writer, Readers::new(readers)))
+    file::prepare(lock, opening.predecessor_lives, opening.accept_loss)?;
+    let writer = Writer::open(path, opening.predecessor_lives).map_err(|e| unusable(path, e))?;
+    lock.record(Some(writer.files[0].id()));
+    let readers = (0..opening.readers.max(1)).map(|_| reader(path)).collect::<Result<_, _>>()?;
+    Ok((writer, Readers::new(readers), Copier::open(path)?))
 }
 
 /// While opening, a database that can't be read or written is the user's to mend, like a wrong flag.
 fn unusable(path: &Path, e: Error) -> Error {
     match e {
-        Error::Broken(what) => Error::Unusable { file: path.to_path_buf(), source: std::io::Error::other(what) },
+        Error::Broken(what) | Error::Unwritable(what) => {
+            Error::Unusable { file: path.to_path_buf(), source: std::io::Error::other(what) }
+        }
         e => e,
     }
 }
@@ -67,15 +76,17 @@ pub(super) struct Writer {
     connection: Connection,
     /// The database and its log, as they were when opened.
     files: [Identity; 2],
+    /// The pages in the log after the last commit.
+    log_pages: Arc<AtomicU64>,
 }
 
 impl Writer {
-    fn open(path: &Path) -> Result<Writer, Error> {
+    fn open(path: &Path, is_shared: bool) -> Result<Writer, Error> {
         if rusqlite::version_number() < OLDEST_SQLITE {
             let text = format!("SQLite {} can corrupt a write-ahead log; build with 3.51.3 or newer", rusqlite::version());
             return Err(Error::Usage(text));
         }
-        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        let mut connection = connect(path)?;
         // Created with a rollback journal and only then switched to the log, so that the main file's header names its owner
         // from the first commit on, even if we are killed before the log is copied back for the first time.
         schema::migrate(&mut connection, path)?;
@@ -87,18 +98,20 @@ impl Writer {
         // On macOS alone a plain fsync leaves data in the drive's cache.
         connection.pragma_update(None, "fullfsync", true)?;
         connection.pragma_update(None, "checkpoint_fullfsync", true)?;
-        // A log that grew behind one long reader is cut back to this.
-        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-        let mut log = path.as_os_str().to_os_string();
-        log.push("-wal");
+        // Takes the place of SQLite's own checkpoints, whose result nobody sees.
+        let log_pages = Arc::new(AtomicU64::new(0));
+        let seen = log_pages.clone();
+        connection.wal_hook(Some(move |_: &mut Wal, pages: i32| {
+            seen.store(pages.max(0) as u64, Ordering::Relaxed);
+            Ok(())
+        }))?;
         // The log exists from the first transaction on.
         connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
-        let identify = |path: PathBuf| Identity::of(path.clone()).map_err(|source| Error::Unusable { file: path, source });
-        let files = [identify(path.to_path_buf())?, identify(log.into())?];
-        Ok(Writer { connection, files })
+        let files = [Identity::of(path.to_path_buf())?, Identity::of(file::with_suffix(path, "-wal"))?];
+        checkpoint::before_serving(&connection, path, is_shared)?;
+        Ok(Writer { connection, files, log_pages })
     }
 
     /// Runs `change` in a transaction and commits it with an fsync. All of it is on disk when this returns `Ok`, and none of it
@@ -107,6 +120,7 @@ impl Writer {
     /// # Errors
     /// Whatever `change` returns, or what became of the commit.
     pub(super) fn transaction<T>(&mut self, change: impl FnOnce(&mut Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        self.check_log_is_whole()?;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Dropped without a commit, a transaction rolls back.
         let mut tx = Tx::within(&transaction);
@@ -117,18 +131,44 @@ impl Writer {
         self.files.iter().try_for_each(Identity::check)?;
         Ok(value)
     }
+
+    /// What is written behind a log that was cut is not found by any recovery.
+    fn check_log_is_whole(&self) -> Result<(), Error> {
+        let bytes = self.files[1].bytes()?;
+        // Another program may have emptied it as it should be done.
+        if bytes < checkpoint::log_bytes(self.log_pages())
+            && bytes < checkpoint::log_bytes(checkpoint::pages(&self.connection)?)
+        {
+            return Err(Error::Broken("the log was cut by another program".into()));
+        }
+        Ok(())
+    }
+
+    /// How many pages the log has.
+    pub(super) fn log_pages(&self) -> u64 {
+        self.log_pages.load(Ordering::Relaxed)
+    }
+
+    /// Copies the log back; when it begins anew, it is cut to `most_bytes`.
+    ///
+    /// # Errors
+    /// What the disk says; [`Error::Busy`] while another copies.
+    pub(super) fn copy_back(&mut self, most_bytes: u64) -> Result<Copied, Error> {
+        checkpoint::copy_back(&self.connection, most_bytes)
+    }
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
-    // Each connection is used by one thread at a time, so SQLite need not lock it once more.
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+fn connect(path: &Path) -> Result<Connection, Error> {
+    // Never creates. Each connection is used by one thread at a time, so SQLite need not lock it once more.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)
 }
 
 fn reader(path: &Path) -> Result<Connection, Error> {
     // Not opened read-only, as a reader may have to create the log's shared memory; `query_only` forbids it to write.
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let connection = connect(path)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
 }
@@ -157,12 +197,16 @@ impl From<rusqlite::Error> for Error {
     /// Sorts what SQLite says by what may be done next.
     fn from(e: rusqlite::Error) -> Error {
         use rusqlite::ErrorCode::*;
-        match e.sqlite_error_code() {
-            Some(DiskFull) => Error::DiskFull,
-            Some(DatabaseBusy | DatabaseLocked) => Error::Busy,
+        use rusqlite::ffi::{SQLITE_IOERR_SHMSIZE, SQLITE_IOERR_WRITE};
+        match (e.sqlite_error_code(), e.sqlite_error().map(|e| e.extended_code)) {
+            (Some(DiskFull), _) | (_, Some(SQLITE_IOERR_SHMSIZE)) => Error::DiskFull,
+            // A write that fails, unlike a sync, has a known outcome: it is not there, and SQLite takes the rest back.
+            (_, Some(SQLITE_IOERR_WRITE)) => Error::Unwritable(e.to_string()),
+            (Some(DatabaseBusy | DatabaseLocked), _) => Error::Busy,
+            (Some(DatabaseCorrupt), _) => Error::Corrupt(e.to_string()),
             // After a failed fsync the kernel may have dropped the dirty pages and marked them clean, so trying again proves
-            // nothing. A database that is damaged, gone or read-only is not ours to mend either.
-            Some(SystemIoFailure | DatabaseCorrupt | NotADatabase | ReadOnly | CannotOpen) => Error::Broken(e.to_string()),
+            // nothing. A database that is gone or read-only is not ours to mend either.
+            (Some(SystemIoFailure | NotADatabase | ReadOnly | CannotOpen), _) => Error::Broken(e.to_string()),
             _ => Error::Database(e.into()),
         }
     }

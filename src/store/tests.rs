@@ -34,6 +34,10 @@ impl Drop for Folder {
     }
 }
 
+pub(crate) fn opening(clock: Clock) -> Opening {
+    Opening { readers: 2, clock, predecessor_lives: false, accept_loss: false }
+}
+
 /// A store in a folder of its own, with a clock that stands at 10 until it is turned.
 pub(crate) struct Fixture {
     pub(crate) store: Arc<Store>,
@@ -49,13 +53,13 @@ impl Fixture {
         let (folder, clock) = (Folder::new(), Clock::manual(10));
         let lock = folder.lock();
         let (tell, broken) = channel();
-        let store = Store::open(&lock, 2, clock.clone(), move |e| tell.send(e).unwrap()).unwrap();
+        let store = Store::open(&lock, opening(clock.clone()), move |e| tell.send(e).unwrap()).unwrap();
         Fixture { store: Arc::new(store), clock, broken, lock, _folder: folder }
     }
 
     /// The same file, after the store was closed.
     fn reopened(&self) -> Store {
-        Store::open(&self.lock, 1, self.clock.clone(), |e| panic!("{e}")).unwrap()
+        Store::open(&self.lock, opening(self.clock.clone()), |e| panic!("{e}")).unwrap()
     }
 
     pub(crate) fn create(&self, id: &str) -> Created {
@@ -140,6 +144,28 @@ fn the_counts_follow_every_step_of_an_order() {
 }
 
 #[test]
+fn a_delayed_order_waits_by_its_length_when_the_clock_is_set() {
+    const YEAR_MS: i64 = 31_536_000_000;
+    let f = Fixture::new();
+    f.create("1");
+    let claimed = f.claim(1);
+    let retry = Outcome::Retry { at_ms: 90, error: "later".into() };
+    answer(|done| f.store.process(ended(claimed[0], retry), 0, false, done)).unwrap();
+    for step_ms in [YEAR_MS, -YEAR_MS] {
+        let before = f.store.next_claim_ms().unwrap().unwrap();
+        f.store.shift_retries(step_ms);
+        answer(|done| f.store.probe(done)).unwrap();
+        assert_eq!(f.store.next_claim_ms().unwrap(), Some((before + step_ms).max(1)));
+    }
+    // While no server ran: the attempt began in the future, and 80 ms later its next one was due.
+    by_hand(&f.lock, &format!("UPDATE orders SET retry_at = {YEAR_MS} + 80, started_at = {YEAR_MS}"));
+    f.store.close();
+    let store = f.reopened();
+    answer(|done| store.probe(done)).unwrap();
+    assert_eq!(store.next_claim_ms().unwrap(), Some(10 + 80));
+}
+
+#[test]
 fn a_claim_that_is_put_back_has_cost_nothing() {
     let f = Fixture::new();
     f.create_all(["1", "2"]);
@@ -160,18 +186,43 @@ fn a_claim_that_is_put_back_has_cost_nothing() {
 }
 
 #[test]
-fn what_others_left_in_processing_is_requeued_and_ones_own_is_not() {
+fn what_is_in_processing_is_listed_with_its_claim_whoever_made_it() {
     let f = Fixture::new();
-    f.create_all(["1", "2", "3"]);
-    let claimed = f.claim(2);
-    // What someone did by hand must not stand in the way.
-    by_hand(&f.lock, "UPDATE orders SET status = 'Processing', attempts = -3 WHERE seq = 3");
-    let own = HashSet::from([claimed[1], Claimed { seq: 1, attempt: 7 }]);
-    assert_eq!(answer(|done| f.store.requeue_others(own.clone(), done)).unwrap(), 2);
-    assert_eq!((f.record("1").status, f.record("1").attempts), (Status::Pending, 1));
-    assert_eq!(f.record("2").status, Status::Processing);
-    assert_eq!(f.store.counts().unwrap().pending, 2);
-    assert_eq!(answer(|done| f.store.requeue_others(own, done)).unwrap(), 0);
+    f.create_all(["1", "2", "3", "4"]);
+    let claimed = f.claim(3);
+    answer(|done| f.store.process(ended(claimed[1], Outcome::Completed), 0, false, done)).unwrap();
+    let id = |id: &str| OrderId::new(id).unwrap();
+    assert_eq!(f.store.in_processing().unwrap(), [(claimed[0], id("1")), (claimed[2], id("3"))]);
+}
+
+#[test]
+fn a_completed_order_has_no_error_any_more() {
+    let f = Fixture::new();
+    f.create_all(["1"]);
+    let retry = Outcome::Retry { at_ms: 0, error: "no stock".into() };
+    answer(|done| f.store.process(ended(f.claim(1)[0], retry), 0, false, done)).unwrap();
+    let again = f.claim(1)[0];
+    assert_eq!(f.record("1").last_error.as_deref(), Some("no stock"));
+    answer(|done| f.store.process(ended(again, Outcome::Completed), 0, false, done)).unwrap();
+    assert_eq!(f.record("1").last_error, None);
+}
+
+/// One place at a time, as with few commands: whoever always goes first would keep the other kind waiting for ever.
+#[test]
+fn orders_that_are_due_and_fresh_ones_take_turns() {
+    let f = Fixture::new();
+    let ids: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    ids.iter().for_each(|id| _ = f.create(id));
+    let retry = |order| Ending { order, outcome: Outcome::Retry { at_ms: 1, error: "later".into() } };
+    let due: Vec<_> = f.claim(50).into_iter().map(retry).collect();
+    answer(|done| f.store.process(due, 0, false, done)).unwrap();
+    let one_by_one: Vec<_> = (0..40).flat_map(|_| f.claim(1)).collect();
+    let again = one_by_one.iter().filter(|order| order.attempt == 2).count();
+    assert!((5..=35).contains(&again), "{again} of 40");
+    // And each kind takes what the other leaves.
+    let rest = f.claim(100);
+    assert_eq!((one_by_one.len() + rest.len(), f.claim(1)), (100, vec![]));
+    assert_eq!(rest.iter().filter(|order| order.attempt == 2).count(), 50 - again);
 }
 
 #[test]
@@ -229,7 +280,7 @@ fn closing_commits_what_is_queued_and_refuses_what_comes_later() {
 fn the_last_handle_may_be_dropped_by_a_finish() {
     let folder = Folder::new();
     let lock = folder.lock();
-    let store = Arc::new(Store::open(&lock, 1, Clock::system(), |_| {}).unwrap());
+    let store = Arc::new(Store::open(&lock, opening(Clock::system()), |_| {}).unwrap());
     let (go, wait) = channel::<()>();
     let last = store.clone();
     let finished = answer(|done| {

@@ -4,12 +4,10 @@
 //! which keeps its answer, and finishes it after the commit. So nobody outside ever sees the answer of another change, or of one
 //! that is not on disk. Nothing here knows how orders are stored: that is the transaction's part.
 
-use std::collections::HashSet;
-
 use super::Refused;
 use super::sqlite::Tx;
 use crate::error::Error;
-use crate::order::{NewOrder, Order, OrderId};
+use crate::order::{NewOrder, Order, OrderId, Status};
 
 /// What became of an order that was to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +68,22 @@ pub enum Outcome {
     },
 }
 
+/// What has been deleted of a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// How many orders.
+    pub deleted: usize,
+    /// The place after which to go on, if there are more in that status.
+    pub next: Option<i64>,
+}
+
+/// Which finished orders to delete.
+pub(super) struct Prune {
+    pub(super) status: Status,
+    pub(super) before_ms: i64,
+    pub(super) after: i64,
+}
+
 /// A step of the processor's.
 pub(super) struct Process {
     pub(super) ended: Vec<Ending>,
@@ -107,7 +121,8 @@ pub(super) enum Write {
     Probe(Asked<(), ()>),
     Process(Asked<Process, Vec<Claimed>>),
     PutBack(Asked<Vec<Claimed>, ()>),
-    RequeueOthers(Asked<HashSet<Claimed>, usize>),
+    Prune(Asked<Prune, Pruned>),
+    ShiftRetries(Asked<i64, ()>),
 }
 
 impl Write {
@@ -125,8 +140,9 @@ impl Write {
                 }
                 if *claim > 0 { tx.claim(*claim, now_ms) } else { Ok(Vec::new()) }
             }),
+            Write::ShiftRetries(asked) => asked.apply(|step_ms| tx.shift_retries(*step_ms, now_ms)),
+            Write::Prune(asked) => asked.apply(|prune| tx.prune(prune.status, prune.before_ms, prune.after)),
             Write::PutBack(asked) => asked.apply(|claims| claims.iter().try_for_each(|claim| tx.put_back(*claim))),
-            Write::RequeueOthers(asked) => asked.apply(|own| tx.requeue_others(own)),
         }
     }
 
@@ -137,8 +153,9 @@ impl Write {
             Write::Revive(asked) => asked.finish(outcome),
             Write::Probe(asked) => asked.finish(outcome),
             Write::Process(asked) => asked.finish(outcome),
+            Write::Prune(asked) => asked.finish(outcome),
+            Write::ShiftRetries(asked) => asked.finish(outcome),
             Write::PutBack(asked) => asked.finish(outcome),
-            Write::RequeueOthers(asked) => asked.finish(outcome),
         }
     }
 }

@@ -2,29 +2,21 @@
 //!
 //! As a subreaper, the parent becomes the parent of every descendant that has lost its own. Not all of them are ours to end: a
 //! shell may have started a daemon, or a reader of our log, before it became orderd by `exec`; and to process 1 of a container
-//! come the orphans of everybody there. Those are told apart by what was there before the first child, by process group and by
-//! session. A fresh child looks for leftovers too, yet it finds only those that have kept their environment.
+//! come the orphans of everybody there. Ours carry the mark of the database's commands (`os/marks.rs`). A fresh child looks for
+//! leftovers too, yet what has lost the mark is known only as long as its marked parent lives, so this comes first.
 
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{Pid, getpgrp, getsid};
+use nix::unistd::Pid;
 
-use crate::os::processes::{Process, children_of};
-
-/// How long to wait for orphans to be gone after they were killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::os::marks;
+use crate::os::processes::all_processes;
 
 /// What tells orphans from others.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Orphans {
-    /// Our children before we started any.
-    strangers: Vec<Process>,
-    /// Their process groups, and ours. A child of ours has a group of its own, and so has each of its commands.
-    groups: Vec<Pid>,
-    /// The only session whose orphans are ours, if everybody's come to us.
-    session: Option<Pid>,
+    /// The database's name in the marks, once there is one.
+    database: String,
 }
 
 impl Orphans {
@@ -32,56 +24,37 @@ impl Orphans {
     pub fn adopt() -> Orphans {
         #[cfg(target_os = "linux")]
         let _ = nix::sys::prctl::set_child_subreaper(true);
-        let strangers = children_of(Pid::this());
-        let groups = strangers.iter().map(|process| process.group).chain([getpgrp()]).collect();
-        let session = if Pid::this().as_raw() == 1 { getsid(None).ok() } else { None };
-        Orphans { strangers, groups, session }
+        Orphans::default()
     }
 
-    /// Kills every orphan of a child that has ended, and waits until they are gone. `living` are the children that have not.
-    pub fn end(&self, living: &[Pid]) {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let orphans: Vec<_> =
-                children_of(Pid::this()).into_iter().filter(|p| !living.contains(&p.id) && self.is_ours(p)).collect();
-            if orphans.is_empty() || Instant::now() > until {
-                return;
-            }
-            for orphan in &orphans {
-                let _ = kill(orphan.id, Signal::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-            for orphan in &orphans {
-                let _ = waitpid(orphan.id, Some(WaitPidFlag::WNOHANG));
-            }
+    /// Remembers which file the database is: it may be moved later.
+    pub fn learn(&mut self, database: &Path) {
+        self.database = marks::name_of(database);
+    }
+
+    /// Kills every orphan of a child that has ended, and waits until they are gone. What a command under way of one of the
+    /// `living` has set free is in that command's group, and is spared.
+    pub fn end(&mut self, database: &Path, living: &[Pid]) {
+        if self.database.is_empty() {
+            self.learn(database);
         }
-    }
-
-    fn is_ours(&self, process: &Process) -> bool {
-        !self.strangers.contains(process)
-            && !self.groups.contains(&process.group)
-            && self.session.is_none_or(|session| process.session == session)
+        let under_way = all_processes().into_iter().filter(|process| living.contains(&process.parent));
+        let spared: Vec<Pid> = under_way.map(|process| process.group).collect();
+        let found = marks::end_all(|process| {
+            process.parent == Pid::this() && !spared.contains(&process.group) && marks::is_of(process, &self.database)
+        });
+        tell(found);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Kills all commands of the database at `path`, as the process that runs them is about to end.
+pub fn end_commands(path: &Path) {
+    let database = marks::name_of(path);
+    tell(marks::end_all(|process| marks::is_of(process, &database)));
+}
 
-    #[test]
-    fn strangers_and_those_of_their_groups_are_not_ours() {
-        let process = |id, group, session| {
-            let [id, parent, group, session] = [id, 1, group, session].map(Pid::from_raw);
-            Process { id, parent, group, session, started: 7 }
-        };
-        let mut orphans =
-            Orphans { strangers: vec![process(5, 5, 9)], groups: vec![Pid::from_raw(5), Pid::from_raw(2)], session: None };
-        assert!(!orphans.is_ours(&process(5, 5, 9)), "it was there before");
-        assert!(!orphans.is_ours(&process(6, 5, 9)), "a stranger's child");
-        assert!(!orphans.is_ours(&process(7, 2, 9)), "of the group of the shell that became orderd");
-        assert!(orphans.is_ours(&process(8, 8, 8)));
-        orphans.session = Some(Pid::from_raw(9));
-        assert!(!orphans.is_ours(&process(8, 8, 8)), "of somebody else in the container");
-        assert!(orphans.is_ours(&process(8, 8, 9)));
+fn tell((found, left): (usize, usize)) {
+    if found > 0 {
+        log::warn!("ended {} of {found} processes that commands had left running", found - left);
     }
 }

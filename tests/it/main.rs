@@ -36,10 +36,14 @@ mod store {
     mod crash;
     mod disk;
     mod grouping;
+    mod opening;
+    mod retention;
+    mod versions;
 }
 
 mod processing {
     mod command;
+    mod interrupted;
     mod life;
     mod retries;
     mod work;
@@ -47,10 +51,12 @@ mod processing {
 
 mod process {
     mod cli;
+    mod deploy;
     mod examples;
     mod operator;
     mod renewal;
     mod start;
     mod stop;
+    mod strangers;
     mod supervisor;
 }

@@ -7,7 +7,7 @@
 //! The writer's connection runs no triggers: a [`Tx`] sums up what its changes do to `status_counts` and writes that once, before
 //! the commit. A trigger would cost each change a statement journal and an update or two; other programs have the triggers.
 
-use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -15,7 +15,10 @@ use super::items_from_text;
 use super::read::View;
 use crate::error::Error;
 use crate::order::{Amount, NewOrder, OrderId, Status, Transition};
-use crate::store::write::{Claimed, Created, Ending, Outcome, Revived};
+use crate::store::write::{Claimed, Created, Ending, Outcome, Pruned, Revived};
+
+/// The most orders that are deleted in one transaction: a few milliseconds of work, for which others have to wait.
+const PRUNED_AT_ONCE: usize = 500;
 
 /// The changes that can be made within one transaction.
 pub(in crate::store) struct Tx<'a> {
@@ -74,20 +77,30 @@ impl<'a> Tx<'a> {
         Ok(if same { Created::Replayed } else { Created::Conflict })
     }
 
-    /// Takes up to `limit` pending orders for processing, and counts the attempt: first those whose time to be tried again has
-    /// come, then the others in the order of arrival.
+    /// Takes up to `limit` pending orders for processing, and counts the attempt. Those whose time to be tried again has come, in
+    /// the order of that time, and fresh ones, in the order of arrival, get half of the places each; what one kind leaves, the
+    /// other takes.
     pub(in crate::store) fn claim(&mut self, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
-        let mut claimed = self.claim_where("retry_at > 0 AND retry_at <= ?2 ORDER BY retry_at", limit, now_ms)?;
-        if claimed.len() < limit {
-            let mut fresh = self.claim_where("retry_at = 0 ORDER BY seq", limit - claimed.len(), now_ms)?;
-            // RETURNING promises no order.
-            fresh.sort_unstable_by_key(|order| order.seq);
-            claimed.append(&mut fresh);
+        const DUE: &str = "retry_at > 0 AND retry_at <= ?2 ORDER BY retry_at";
+        // By lot, so that neither kind waits for ever where there is only one place at a time.
+        let odd_place = limit % 2 * (RandomState::new().build_hasher().finish() % 2) as usize;
+        let share = limit / 2 + odd_place;
+        let mut claimed = self.claim_where(DUE, share, now_ms)?;
+        let are_more_due = claimed.len() == share;
+        let mut fresh = self.claim_where("retry_at = 0 ORDER BY seq", limit - claimed.len(), now_ms)?;
+        // RETURNING promises no order.
+        fresh.sort_unstable_by_key(|order| order.seq);
+        claimed.append(&mut fresh);
+        if are_more_due && claimed.len() < limit {
+            claimed.append(&mut self.claim_where(DUE, limit - claimed.len(), now_ms)?);
         }
         Ok(claimed)
     }
 
     fn claim_where(&mut self, which: &str, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
         let (from, to) = Transition::Claim.ends();
         let claimed: Vec<_> = self
             .connection
@@ -127,7 +140,7 @@ impl<'a> Tx<'a> {
                 let took = to_processing_ms(created_at, now_ms);
                 self.counted.processing_ms = self.counted.processing_ms.saturating_add(took);
                 self.connection
-                    .prepare_cached("UPDATE orders SET status = ?2, completed_at = ?3 WHERE seq = ?1")?
+                    .prepare_cached("UPDATE orders SET status = ?2, completed_at = ?3, last_error = NULL WHERE seq = ?1")?
                     .execute(params![seq, to, now_ms])?
             }
             Outcome::Retry { at_ms, error } => self
@@ -157,24 +170,6 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
-    /// Puts every order in `Processing` that is none of `own` back to `Pending` and says how many. Their attempt stays counted.
-    pub(in crate::store) fn requeue_others(&mut self, own: &HashSet<Claimed>) -> Result<usize, Error> {
-        let (from, to) = Transition::Requeue.ends();
-        let others: Vec<i64> = self
-            .connection
-            .prepare_cached("SELECT seq, attempts FROM orders WHERE status = ?1")?
-            .query_map([from.as_str()], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?
-            .filter(|row| !row.as_ref().is_ok_and(|&(seq, attempts)| is_among(own, seq, attempts)))
-            .map(|row| row.map(|(seq, _)| seq))
-            .collect::<Result<_, _>>()?;
-        let mut requeue = self.connection.prepare_cached("UPDATE orders SET status = ?2 WHERE seq = ?1")?;
-        for seq in &others {
-            requeue.execute(params![seq, to.as_str()])?;
-        }
-        self.counted.step(Transition::Requeue, others.len());
-        Ok(others.len())
-    }
-
     /// Has a failed order tried again, at once. Its attempts are counted on.
     pub(in crate::store) fn revive(&mut self, id: &OrderId) -> Result<Revived, Error> {
         let (from, to) = Transition::Revive.ends();
@@ -190,6 +185,43 @@ impl<'a> Tx<'a> {
         })
     }
 
+    /// Shifts the times that delayed orders wait for by a step of the clock. With 0, of those alone whose last attempt began in the
+    /// future: what they wait for counts from now.
+    pub(in crate::store) fn shift_retries(&mut self, step_ms: i64, now_ms: i64) -> Result<(), Error> {
+        let (by, which) = match step_ms {
+            0 => ("?2 - started_at + ?1", "started_at > ?2"),
+            _ => ("?1", "true"),
+        };
+        self.connection
+            .prepare_cached(&format!(
+                "UPDATE orders SET retry_at = max(1, retry_at + {by}), started_at = min(started_at, ?2)
+                 WHERE status = 'Pending' AND retry_at > 0 AND {which}"
+            ))?
+            .execute(params![step_ms, now_ms])?;
+        Ok(())
+    }
+
+    /// Deletes orders in `status` that ended before `before_ms`: of the next few behind the place `after`.
+    pub(in crate::store) fn prune(&mut self, status: Status, before_ms: i64, after: i64) -> Result<Pruned, Error> {
+        let looked_at: Vec<(i64, i64, i64)> = self
+            .connection
+            .prepare_cached(&format!(
+                "SELECT seq, coalesce(completed_at, started_at, created_at), coalesce(completed_at, created_at) - created_at
+                 FROM orders WHERE status = '{}' AND seq > ?1 ORDER BY seq LIMIT ?2",
+                status.as_str()
+            ))?
+            .query_map(params![after, PRUNED_AT_ONCE as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        let mut delete = self.connection.prepare_cached("DELETE FROM orders WHERE seq = ?1")?;
+        let mut deleted = 0;
+        for &(seq, _, took_ms) in looked_at.iter().filter(|(_, ended_ms, _)| *ended_ms < before_ms) {
+            deleted += delete.execute([seq])?;
+            self.counted.deleted(status, took_ms);
+        }
+        let next = looked_at.last().filter(|_| looked_at.len() == PRUNED_AT_ONCE).map(|(seq, ..)| *seq);
+        Ok(Pruned { deleted, next })
+    }
+
     /// Writes something of no meaning, to learn whether the disk takes it.
     pub(in crate::store) fn probe(&mut self, now_ms: i64) -> Result<(), Error> {
         self.connection.prepare_cached("UPDATE probe SET written_at = max(written_at + 1, ?1)")?.execute([now_ms])?;
@@ -202,11 +234,6 @@ fn to_processing_ms(created_at: i64, completed_at: i64) -> i64 {
     completed_at.saturating_sub(created_at).max(0)
 }
 
-/// Whether an order is in an attempt that is one of `own`, whatever someone has made of its number of attempts.
-fn is_among(own: &HashSet<Claimed>, seq: i64, attempts: i64) -> bool {
-    u32::try_from(attempts).is_ok_and(|attempt| own.contains(&Claimed { seq, attempt }))
-}
-
 /// What the changes of a transaction have done to `status_counts`.
 #[derive(Default)]
 struct Counted {
@@ -217,6 +244,13 @@ struct Counted {
 impl Counted {
     fn created(&mut self) {
         self.orders[Status::Pending as usize] += 1;
+    }
+
+    fn deleted(&mut self, status: Status, took_ms: i64) {
+        self.orders[status as usize] -= 1;
+        if status == Status::Completed {
+            self.processing_ms = self.processing_ms.saturating_sub(took_ms.max(0));
+        }
     }
 
     fn step(&mut self, step: Transition, orders: usize) {

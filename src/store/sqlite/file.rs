@@ -1,102 +1,120 @@
-//! The database file before SQLite sees it: who owns it, and whether it is ours at all.
+//! The database file before SQLite sees it: whether it is ours, whether it is whole, and what is done when it is not.
 //!
-//! Reads the file's header by itself, because SQLite may change a file by merely opening it, and a file that is not ours stays
-//! untouched. Also notices when the file is pulled away under a running server: SQLite would go on acknowledging into a file
-//! that has no name any more.
+//! Reads files by itself, because SQLite changes them by merely opening them: a file that is not ours stays untouched, and a
+//! database that is gone, empty, or whose log is damaged (`recovery.rs`) is not opened, as SQLite would go on without what was
+//! acknowledged. Only the very first start creates a database. Also notices when the file is pulled away under a running server:
+//! SQLite would go on acknowledging into a file that has no name any more.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::SystemTime;
 
-use super::schema;
+use super::lock::{Lock, OWNER_ONLY, unusable};
+use super::{recovery, schema};
 use crate::error::Error;
-
-/// How long to wait for a predecessor that is just ending: a restart must not fail because the old process needs a moment.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes of a SQLite header up to and including `application_id`.
 const HEADER_BYTES: usize = 72;
 
-/// Proof that this process owns the database: an exclusive lock on a file beside it, held until dropped. The database itself
-/// can't be locked that way, as SQLite's own locks live there and the sqlite3 shell may still read along.
-#[derive(Debug)]
-pub struct Lock {
-    file: File,
-    database: PathBuf,
+/// Which file on which file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId {
+    pub(super) device: u64,
+    pub(super) inode: u64,
 }
 
-impl Lock {
-    /// Locks the database at `path`, which need not exist yet. Symbolic links are followed first, so two names of one file
-    /// have one lock.
-    ///
-    /// # Errors
-    /// [`Error::Owned`] when another process has it; [`Error::Unusable`] when the lock file cannot be made.
-    pub fn acquire(path: &Path) -> Result<Lock, Error> {
-        let unusable = |file: &Path| {
-            let file = file.to_path_buf();
-            move |source| Error::Unusable { file, source }
-        };
-        let database = resolved(path).map_err(unusable(path))?;
-        let mut name = database.clone().into_os_string();
-        name.push(".lock");
-        let name = PathBuf::from(name);
-        let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(unusable(&name))?;
-        let patience = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Lock { file, database }),
-                Err(TryLockError::WouldBlock) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(10)),
-                Err(TryLockError::WouldBlock) => return Err(Error::Owned { file: path.to_path_buf() }),
-                Err(TryLockError::Error(source)) => return Err(unusable(&name)(source)),
+impl FileId {
+    fn of(metadata: &fs::Metadata) -> FileId {
+        FileId { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// Makes sure that SQLite may open the database that `lock` owns, and creates it if nobody ever has. `is_shared` says whether a
+/// predecessor still uses it: then its log is not looked at. With `accept_loss`, files that are not whole are set aside.
+///
+/// # Errors
+/// [`Error::Foreign`], [`Error::TooNew`], [`Error::Replaced`], [`Error::WouldLose`], [`Error::Unusable`]; nothing is changed then.
+pub(super) fn prepare(lock: &Lock, is_shared: bool, accept_loss: bool) -> Result<(), Error> {
+    let path = lock.database();
+    let found = match fs::metadata(path) {
+        Ok(metadata) => Some(metadata),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(unusable(path)(e)),
+    };
+    let is_empty = found.as_ref().is_none_or(|found| found.is_file() && found.len() == 0);
+    // A successor opens what its predecessor had, or nothing; and it accepts no loss in anybody's name.
+    if let Some(opened) = lock.opened() {
+        if is_empty || found.as_ref().map(FileId::of) != Some(opened) {
+            return Err(Error::Replaced { file: path.to_path_buf() });
+        }
+        inspect(path)?;
+        return if is_shared { Ok(()) } else { recovery::check(path) };
+    }
+    if is_empty && fs::metadata(with_suffix(path, "-wal")).is_ok_and(|log| log.len() > 0) {
+        if !accept_loss {
+            let state = if found.is_some() { "is empty" } else { "is missing" };
+            let what = format!("{} {state}, though the log beside it holds orders", path.display());
+            return Err(Error::WouldLose { what });
+        }
+        set_aside(path, |from, to| fs::rename(from, to))?;
+    } else {
+        inspect(path)?;
+        match recovery::check(path) {
+            Err(Error::WouldLose { what }) if accept_loss => {
+                log::warn!("{what}");
+                // Copies, as what can be read of them is what is gone on with.
+                set_aside(path, |from, to| fs::copy(from, to).and_then(|_| File::open(to)?.sync_all()))?;
             }
+            checked => checked?,
         }
     }
+    create(path)
+}
 
-    /// The lock on the database at `path` that another process has acquired and passed on, as the open lock file.
-    ///
-    /// # Errors
-    /// [`Error::Unusable`] when the path can't be resolved.
-    pub(crate) fn inherited(path: &Path, file: File) -> Result<Lock, Error> {
-        let database = resolved(path).map_err(|source| Error::Unusable { file: path.to_path_buf(), source })?;
-        Ok(Lock { file, database })
-    }
-
-    /// The database, as an absolute path without links. Never a name that SQLite gives a meaning to, like `:memory:`.
-    pub fn database(&self) -> &Path {
-        &self.database
-    }
-
-    /// The locked file. Whoever holds a duplicate of its descriptor holds the lock too.
-    pub fn file(&self) -> &File {
-        &self.file
+/// Makes an empty file that only its owner may read, if there is none. What SQLite puts beside it gets the same permissions.
+fn create(path: &Path) -> Result<(), Error> {
+    match File::options().write(true).create_new(true).mode(OWNER_ONLY).open(path) {
+        Ok(file) => file.set_permissions(Permissions::from_mode(OWNER_ONLY)).map_err(unusable(path)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(unusable(path)(e)),
     }
 }
 
-/// The absolute path of a file that may not exist yet, links followed.
-fn resolved(path: &Path) -> io::Result<PathBuf> {
-    match path.canonicalize() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let name = path.file_name().ok_or(e)?;
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Ok(folder.canonicalize()?.join(name))
+/// Has `keep` bring the database and its log, as far as they exist, to names that no program uses, and says so in the log. They
+/// still belong together there: the sqlite3 shell can look at them.
+fn set_aside(path: &Path, keep: impl Fn(&Path, &Path) -> io::Result<()>) -> Result<(), Error> {
+    let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(':', "-");
+    let aside = with_suffix(path, &format!(".aside-{now}"));
+    for suffix in ["-shm", "-wal", ""] {
+        let (from, to) = (with_suffix(path, suffix), with_suffix(&aside, suffix));
+        match keep(&from, &to) {
+            Ok(()) => log::warn!("{} is set aside as {}", from.display(), to.display()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(unusable(&to)(e)),
         }
-        other => other,
     }
+    Ok(())
+}
+
+/// The name of a file that SQLite keeps beside the database.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(suffix);
+    name.into()
 }
 
 /// Whether the file at `path` is ours to open: absent, empty, or an orderd database of a version that we know.
 pub(super) fn inspect(path: &Path) -> Result<(), Error> {
-    let unusable = |source| Error::Unusable { file: path.to_path_buf(), source };
     let foreign = || Error::Foreign { file: path.to_path_buf() };
     let mut file = match File::options().read(true).write(true).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(unusable(e)),
+        Err(e) => return Err(unusable(path)(e)),
     };
     let mut header = Vec::with_capacity(HEADER_BYTES);
-    file.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(unusable)?;
+    file.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(unusable(path))?;
     if header.is_empty() {
         return Ok(());
     }
@@ -114,22 +132,35 @@ pub(super) fn inspect(path: &Path) -> Result<(), Error> {
 /// Which file a path named when it was opened.
 pub(super) struct Identity {
     path: PathBuf,
-    device_and_inode: (u64, u64),
+    id: FileId,
 }
 
 impl Identity {
-    pub(super) fn of(path: PathBuf) -> io::Result<Identity> {
-        let metadata = fs::metadata(&path)?;
-        Ok(Identity { device_and_inode: (metadata.dev(), metadata.ino()), path })
+    pub(super) fn of(path: PathBuf) -> Result<Identity, Error> {
+        let metadata = fs::metadata(&path).map_err(unusable(&path))?;
+        Ok(Identity { id: FileId::of(&metadata), path })
+    }
+
+    pub(super) fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// How long the file is now.
+    pub(super) fn bytes(&self) -> Result<u64, Error> {
+        fs::metadata(&self.path).map(|now| now.len()).map_err(|e| self.gone(&e))
     }
 
     /// An error when the path no longer names the same file. Looks with `stat` only: opening and closing the file here would
     /// drop SQLite's own locks on it.
     pub(super) fn check(&self) -> Result<(), Error> {
         match fs::metadata(&self.path) {
-            Ok(now) if (now.dev(), now.ino()) == self.device_and_inode => Ok(()),
+            Ok(now) if FileId::of(&now) == self.id => Ok(()),
             Ok(_) => Err(Error::Broken(format!("{} was replaced by another file", self.path.display()))),
-            Err(e) => Err(Error::Broken(format!("{} is gone: {e}", self.path.display()))),
+            Err(e) => Err(self.gone(&e)),
         }
+    }
+
+    fn gone(&self, e: &io::Error) -> Error {
+        Error::Broken(format!("{} is gone: {e}", self.path.display()))
     }
 }

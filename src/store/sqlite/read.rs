@@ -77,6 +77,12 @@ impl View<'_> {
             .query_row([], |row| row.get(0))?)
     }
 
+    /// Whether a delayed order's last attempt began later than now.
+    pub(in crate::store) fn has_attempt_in_future(&self, now_ms: i64) -> Result<bool, Error> {
+        let query = "SELECT EXISTS (SELECT 1 FROM orders WHERE status = 'Pending' AND retry_at > 0 AND started_at > ?1)";
+        Ok(self.0.prepare_cached(query)?.query_row([now_ms], |row| row.get(0))?)
+    }
+
     /// The whole record of an order, or `None` if there is none of that id.
     pub(in crate::store) fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
         let mut statement = self.0.prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE order_id = ?1"))?;
@@ -86,6 +92,18 @@ impl View<'_> {
     /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
     pub(in crate::store) fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
         Ok(by_seq(self.0, claimed.seq)?)
+    }
+
+    /// The claim and the id of every order in `Processing`, whoever has claimed it.
+    pub(in crate::store) fn in_processing(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
+        let mut statement = self.0.prepare_cached("SELECT seq, attempts, order_id FROM orders WHERE status = 'Processing'")?;
+        let read = |row: &Row<'_>| {
+            // Whatever someone has made of the number.
+            let attempt = row.get::<_, i64>(1)?.clamp(0, u32::MAX.into()) as u32;
+            let claimed = Claimed { seq: row.get(0)?, attempt };
+            Ok((claimed, OrderId::from_stored(row.get(2)?)))
+        };
+        Ok(statement.query_map([], read)?.collect::<Result<_, _>>()?)
     }
 }
 

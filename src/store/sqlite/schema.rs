@@ -16,13 +16,9 @@ pub(super) const APPLICATION_ID: i32 = 0x6f72_6472;
 /// The version that this program writes (`PRAGMA user_version`, bytes 60 to 63).
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// Times are milliseconds since 1970 (UTC). `seq` is the order of arrival and the cursor of every listing.
-///
-/// The indexes are partial, one for each thing that is ever asked, so that an order costs few of them at a time: the processor
-/// claims from `orders_fresh` and `orders_due`, a start requeues from `orders_processing`, and each page of a listing is read
-/// from those whose union it is (`list.rs`). So nothing depends on how many orders are finished.
 ///
 /// `/metrics` reads `status_counts`, which the triggers keep when another program changes a row, such as the sqlite3 shell. Our own
 /// writer keeps it without them (`change.rs`).
@@ -82,17 +78,86 @@ CREATE TABLE probe (id INTEGER PRIMARY KEY CHECK (id = 1), written_at INTEGER NO
 INSERT INTO probe VALUES (1, 0);
 ";
 
+/// `seq` is never given twice, so that the end of an order that was deleted meanwhile can't be taken for that of a newer one. What
+/// no attempt can be counted on, or no time be waited for, is refused to other programs, and mended where it has been written.
+///
+/// The indexes by status are partial, so that an order is in one or two of them at a time: the processor claims from `orders_fresh`
+/// and `orders_due`, a start requeues from `orders_processing`, and the pages of a listing are read from them (`list.rs`). So
+/// nothing depends on how many orders are finished. The one by user holds every order, and a change of status leaves it alone:
+/// three partial ones in its place made a completion five times as expensive.
+const V2: &str = "
+DROP TRIGGER orders_inserted;
+DROP TRIGGER orders_deleted;
+DROP TRIGGER orders_updated;
+ALTER TABLE orders RENAME TO orders_1;
+CREATE TABLE orders (
+  seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+  order_id     TEXT NOT NULL UNIQUE,
+  user_id      TEXT NOT NULL,
+  item_ids     TEXT NOT NULL,                -- a JSON list of strings
+  total_amount TEXT NOT NULL,                -- the decimal as it was sent
+  status       TEXT NOT NULL CHECK (status IN ('Pending', 'Processing', 'Completed', 'Failed')),
+  attempts     INTEGER NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND 2000000000),   -- counted before each begins
+  created_at   INTEGER NOT NULL,
+  started_at   INTEGER,
+  completed_at INTEGER,
+  retry_at     INTEGER NOT NULL DEFAULT 0 CHECK (retry_at >= 0),   -- not to be claimed before; 0 for at once
+  last_error   TEXT
+) STRICT;
+INSERT INTO orders (seq, order_id, user_id, item_ids, total_amount, status, attempts, created_at, started_at, completed_at,
+                    retry_at, last_error)
+  SELECT seq, order_id, user_id, item_ids, total_amount, status, min(max(attempts, 0), 2000000000), created_at, started_at,
+         completed_at, max(retry_at, 0), last_error FROM orders_1 ORDER BY seq;
+DROP TABLE orders_1;
+CREATE INDEX orders_fresh      ON orders (seq)           WHERE status = 'Pending' AND retry_at = 0;
+CREATE INDEX orders_due        ON orders (retry_at, seq) WHERE status = 'Pending' AND retry_at > 0;
+CREATE INDEX orders_delayed    ON orders (seq)           WHERE status = 'Pending' AND retry_at > 0;
+CREATE INDEX orders_processing ON orders (seq)           WHERE status = 'Processing';
+CREATE INDEX orders_completed  ON orders (seq)           WHERE status = 'Completed';
+CREATE INDEX orders_failed     ON orders (seq)           WHERE status = 'Failed';
+CREATE INDEX orders_user       ON orders (user_id, seq);
+CREATE TRIGGER orders_inserted AFTER INSERT ON orders BEGIN
+  UPDATE status_counts SET orders = orders + 1, processing_ms = processing_ms
+    + iif(new.status = 'Completed', max(0, coalesce(new.completed_at - new.created_at, 0)), 0)
+    WHERE status = new.status;
+END;
+CREATE TRIGGER orders_deleted AFTER DELETE ON orders BEGIN
+  UPDATE status_counts SET orders = orders - 1, processing_ms = processing_ms
+    - iif(old.status = 'Completed', max(0, coalesce(old.completed_at - old.created_at, 0)), 0)
+    WHERE status = old.status;
+END;
+CREATE TRIGGER orders_updated AFTER UPDATE OF status, created_at, completed_at ON orders BEGIN
+  UPDATE status_counts SET orders = orders - 1, processing_ms = processing_ms
+    - iif(old.status = 'Completed', max(0, coalesce(old.completed_at - old.created_at, 0)), 0)
+    WHERE status = old.status;
+  UPDATE status_counts SET orders = orders + 1, processing_ms = processing_ms
+    + iif(new.status = 'Completed', max(0, coalesce(new.completed_at - new.created_at, 0)), 0)
+    WHERE status = new.status;
+END;
+";
+
+/// From so many bytes on it is said that a file is being brought up to date, as it takes a while.
+const LARGE_BYTES: u64 = 16 << 20;
+
 /// Brings the database behind `connection`, whose file is at `path`, to [`VERSION`]. A fresh file is at version 0.
 ///
 /// # Errors
 /// [`Error::TooNew`]: the header of the file is looked at before it is opened, but a newer version may still be in the log.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Error> {
+    let mut is_fresh = false;
     loop {
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if version > VERSION {
             return Err(Error::TooNew { file: path.to_path_buf(), found: version, known: VERSION });
         }
         let Some(step) = usize::try_from(version).ok().and_then(|v| MIGRATIONS.get(v)) else { return Ok(()) };
+        is_fresh |= version == 0;
+        if !is_fresh {
+            log::info!("{} is brought from schema {version} to {}", path.display(), version + 1);
+            if std::fs::metadata(path).is_ok_and(|file| file.len() > LARGE_BYTES) {
+                log::info!("that takes up to half a minute for each million orders, and as much room again");
+            }
+        }
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;

@@ -6,7 +6,8 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::order::Status;
-use crate::store::tests::{Folder, new_order};
+use crate::os::clock::Clock;
+use crate::store::tests::{Folder, new_order, opening};
 use crate::store::{Claimed, Created, Ending, Filter, Outcome};
 
 /// Changes a file as another program does, such as the sqlite3 shell.
@@ -19,7 +20,7 @@ pub(in crate::store) fn by_hand(lock: &Lock, sql: &str) {
 fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
     let folder = Folder::new();
     let lock = folder.lock();
-    let (mut writer, readers) = open(&lock, 1).unwrap();
+    let (mut writer, readers, _) = open(&lock, &opening(Clock::system())).unwrap();
     let new = new_order("1");
     let record = || readers.view(|view| view.order(&new.order_id)).unwrap().unwrap();
     let failed = |error: &str| Outcome::Failed { error: error.into() };
@@ -28,7 +29,8 @@ fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
     assert_eq!(writer.transaction(|tx| tx.create(&new, 10)).unwrap(), Created::New);
     let first = writer.transaction(|tx| tx.claim(10, 20)).unwrap();
     assert_eq!(first, [Claimed { seq: 1, attempt: 1 }]);
-    assert_eq!(writer.transaction(|tx| tx.requeue_others(&[].into())).unwrap(), 1);
+    let cut_short = Ending { order: first[0], outcome: Outcome::Retry { at_ms: 0, error: "cut short".into() } };
+    assert!(writer.transaction(|tx| tx.end(&cut_short, 30)).unwrap());
     let late = |outcome: Outcome| Ending { order: first[0], outcome };
     for outcome in [Outcome::Completed, failed("late"), retry("late")] {
         assert!(!writer.transaction(|tx| tx.end(&late(outcome), 30)).unwrap(), "it is pending, in no attempt");
@@ -39,7 +41,7 @@ fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
         assert!(!writer.transaction(|tx| tx.end(&late(outcome), 50)).unwrap(), "it is in its second attempt");
     }
     let found = record();
-    assert_eq!((found.status, found.attempts, found.last_error), (Status::Processing, 2, None));
+    assert_eq!((found.status, found.attempts, found.last_error), (Status::Processing, 2, Some("cut short".into())));
 
     let end = |outcome: Outcome| Ending { order: second[0], outcome };
     assert!(writer.transaction(|tx| tx.end(&end(failed("no stock")), 60)).unwrap());
@@ -55,7 +57,7 @@ fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
 fn the_counts_are_those_that_the_triggers_keep() {
     let folder = Folder::new();
     let lock = folder.lock();
-    let (mut writer, readers) = open(&lock, 1).unwrap();
+    let (mut writer, readers, _) = open(&lock, &opening(Clock::system())).unwrap();
     let end = |order: Claimed, outcome: Outcome| Ending { order, outcome };
     writer
         .transaction(|tx| {
@@ -104,7 +106,7 @@ fn a_page_of_many_orders_takes_as_long_as_one_of_few() {
 fn pages(orders: i64) -> Vec<(String, Duration)> {
     let folder = Folder::new();
     let lock = folder.lock();
-    let (_writer, readers) = open(&lock, 1).unwrap();
+    let (_writer, readers, _) = open(&lock, &opening(Clock::system())).unwrap();
     // All of one user's, but for two; all completed, but for the oldest few. None has failed.
     Connection::open(lock.database())
         .unwrap()

@@ -30,15 +30,20 @@ fn refused(folder: &Folder, db: &str, words: &[&str]) {
 #[test]
 fn help_names_every_flag_with_its_default() {
     let folder = Folder::new();
-    for flag in ["--help", "-h"] {
+    for flag in ["--help", "-h", "help"] {
         let ended = run(&folder, &[flag]);
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
         for setting in SETTINGS {
-            let line = ended.stdout.lines().find(|line| line.contains(&format!("--{} {}", setting.flag, setting.value)));
-            let line = line.unwrap_or_else(|| panic!("no --{} in {}", setting.flag, ended.stdout));
+            let flag = format!("--{} {}", setting.flag, setting.value);
+            let (_, rest) = ended.stdout.split_once(&flag).unwrap_or_else(|| panic!("no {flag} in {}", ended.stdout));
+            // A long line has its default below.
+            let words = rest.split("\n  -").next().unwrap();
             let default = if setting.is_switch() { "" } else { setting.default };
-            assert!(line.contains(default), "no {default} in {line}");
+            assert!(words.contains(setting.help) && words.contains(default), "no {default} in {words}");
         }
+        let longest = ended.stdout.lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(80), "a line of {longest:?} columns in\n{}", ended.stdout);
+        assert!(ended.stdout.contains("gets one more"), "what a retry gives: {}", ended.stdout);
         assert!(ended.stdout.contains("ORDERD_"), "{}", ended.stdout);
     }
     assert_eq!(folder.names(), [""; 0]);
@@ -47,7 +52,7 @@ fn help_names_every_flag_with_its_default() {
 #[test]
 fn the_version_is_that_of_the_crate() {
     let folder = Folder::new();
-    for flag in ["--version", "-V"] {
+    for flag in ["--version", "-V", "version"] {
         let ended = run(&folder, &[flag]);
         let version = format!("orderd {}\n", env!("CARGO_PKG_VERSION"));
         assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), version.as_str(), ""));
@@ -95,6 +100,19 @@ fn every_flag_has_a_twin_in_the_environment() {
 }
 
 #[test]
+fn a_variable_that_is_no_twin_is_told_with_the_nearest() {
+    let folder = Folder::new();
+    let mut command = orderd(&folder);
+    // The mark of a command, such as one that starts another orderd, is no slip.
+    command.env("ORDERD_MAX_ATTEMPS", "3").env("ORDERD_COMMAND_OF", "1:2").args(["--listen", "127.0.0.1:0"]);
+    let server = Process::spawn(command, &folder);
+    let told: Vec<_> = server.stderr().lines().filter(|line| line.contains("ORDERD_")).map(str::to_string).collect();
+    assert!(told.len() == 1 && told[0].contains("ORDERD_MAX_ATTEMPS"), "{told:?}");
+    assert!(told[0].contains("did you mean ORDERD_MAX_ATTEMPTS?"), "{told:?}");
+    server.stop();
+}
+
+#[test]
 fn a_flag_wins_over_its_twin() {
     let folder = Folder::new();
     let mut command = orderd(&folder);
@@ -110,6 +128,11 @@ fn what_makes_no_sense_is_refused_in_one_line_that_names_it() {
     let folder = Folder::new();
     for (args, words) in [
         (&["--colour", "red"][..], &["--colour", "--help"][..]),
+        (&["--lsiten", "red"], &["--lsiten", "did you mean --listen?"]),
+        (&["--no-supervisr"], &["did you mean --no-supervisor?"]),
+        (&["serv"], &["\"serv\"", "did you mean serve?"]),
+        (&["rerty", "1"], &["\"rerty\"", "did you mean retry?"]),
+        (&["help", "me"], &["\"help\"", "--help"]),
         (&["-x"], &["-x", "--help"]),
         (&["frobnicate"], &["frobnicate", "--help"]),
         (&["serve", "serve"], &["serve", "--help"]),
@@ -262,10 +285,10 @@ fn process_1_of_a_container_stops_in_an_orderly_way() {
 fn a_second_signal_cuts_the_stop_short() {
     for flags in [&["--shutdown-timeout", "10m"][..], &["--shutdown-timeout", "10m", "--no-supervisor"]] {
         let folder = Folder::new();
-        let mut server = Process::start(&folder, flags);
-        // The stop has to wait for this transaction, for seconds.
-        let other = connection(&server.db());
-        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut server = Process::start(&folder, &[flags, &["--exec", "echo > begun; exec sleep 100"]].concat());
+        // The stop has to wait for its command.
+        server.post(order("1")).expect(200, &created("1"));
+        poll_until(PATIENCE, || folder.file("begun").exists());
         server.signal("TERM");
         poll_until(PATIENCE, || server.stderr().contains("stopping"));
         server.signal("INT");

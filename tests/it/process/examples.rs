@@ -28,7 +28,7 @@ fn the_embedding_example_shows_the_records_of_its_orders_and_ends() {
     let records: Vec<Value> = lines[4..7].iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told = |n: usize| ["order_id", "status", "attempts", "last_error"].map(|field| &records[n][field]);
     assert_eq!(json!(told(0)), json!(["tea", "Completed", 1, null]), "{out}");
-    assert_eq!(json!(told(1)), json!(["books", "Completed", 2, "the printer is out of paper"]), "{out}");
+    assert_eq!(json!(told(1)), json!(["books", "Completed", 2, null]), "{out}");
     assert_eq!(json!(told(2)), json!(["piano", "Failed", 1, "a piano fits no label"]), "{out}");
     assert_eq!(lines[7..], ["label: tea for ada", "label: books for ada"], "{out}");
 }
@@ -107,7 +107,8 @@ fn the_example_with_curl_posts_an_order_elsewhere_and_tries_again_when_refused()
     }
     let record = server.wait_for("a%20b", "Completed");
     assert_eq!(record["attempts"], 2, "{record:#}");
-    assert!(record["last_error"].as_str().is_some_and(|error| error.contains("503")), "{record:#}");
+    let logged = server.stderr().lines().any(|line| line.contains("order \"a b\": ") && line.contains("503"));
+    assert!(logged, "{}", server.stderr());
     server.stop();
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{Folder, PATIENCE, Process, Serving, Worker, comes_true, ids, is_running, poll_until};
+use crate::harness::{Folder, PATIENCE, Process, Serving, Worker, comes_true, ids, is_running, left_out, poll_until};
 
 /// The lines of a file in the folder; none if there is no such file.
 fn lines(folder: &Folder, name: &str) -> Vec<String> {
@@ -83,20 +83,86 @@ fn a_stop_gives_running_commands_their_time_and_begins_no_others() {
     assert_eq!(lines(&folder, "begun").len(), 2, "{:?}", lines(&folder, "begun"));
 }
 
+/// Neither the commands, which will not listen, nor what they have started in sessions of their own.
 #[test]
-fn a_second_signal_ends_the_stop_and_the_next_start_ends_the_commands() {
+fn a_second_signal_ends_the_stop_and_leaves_nothing_running() {
+    for more in [&[][..], &["--no-supervisor"]] {
+        let folder = Folder::new();
+        let command = "test $ORDER_ATTEMPT -gt 1 && exit; trap '' TERM; setsid sh -c 'echo $$ >> begun; exec sleep 100' & \
+                       env -i sleep 100 & echo $! >> begun; echo $$ >> begun; while :; do sleep 1; done";
+        let mut flags = vec!["--exec", command, "--shutdown-timeout", "10m", "--retry-delay", "0s"];
+        flags.extend(more);
+        let mut server = Process::start(&folder, &flags);
+        server.create(ids(0..2));
+        poll_until(PATIENCE, || lines(&folder, "begun").len() == 6);
+        server.signal("TERM");
+        poll_until(PATIENCE, || server.stderr().contains("waiting for 2 attempts that are under way, at most 600.0 s"));
+        server.signal("INT");
+        assert_eq!(server.wait().code(), Some(128 + 2), "{}", server.stderr());
+        let left: Vec<_> = processes(&folder, "begun").into_iter().filter(|id| is_running(*id)).collect();
+        assert!(left.is_empty(), "{more:?}: {left:?} of {:?} still run: {}", processes(&folder, "begun"), server.stderr());
+        let server = Process::start(&folder, &flags);
+        server.wait_until_completed(2);
+        server.stop();
+    }
+}
+
+/// systemd's default sends each signal to every process of a service, so the worker hears it twice.
+#[test]
+fn a_signal_to_both_processes_is_one_orderly_stop() {
+    for worker_first in [false, true] {
+        let folder = Folder::new();
+        let slow = "trap '' TERM; echo $$ >> begun; while test -e begun && ! test -e end; do sleep 0.01; done";
+        let mut server = Process::start(&folder, &["--exec", slow, "--shutdown-timeout", "1m"]);
+        server.create(ids(0..1));
+        poll_until(PATIENCE, || lines(&folder, "begun").len() == 1);
+        let worker = Worker::of(&server);
+        if worker_first {
+            worker.signal("TERM");
+            server.signal("TERM");
+        } else {
+            server.signal("TERM");
+            worker.signal("TERM");
+        }
+        poll_until(PATIENCE, || server.stderr().contains("stopping"));
+        let ended = comes_true(Duration::from_millis(200), || !worker.lives());
+        assert!(!ended, "{}", server.stderr());
+        fs::write(folder.file("end"), "").unwrap();
+        assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+        assert_eq!(statuses(&server), BTreeMap::from([("Completed".into(), 1)]));
+        assert!(!server.stderr().contains("second signal"), "{}", server.stderr());
+    }
+}
+
+/// A worker that hangs must be killed at the end of the stop, and its commands with it.
+#[test]
+fn a_stop_that_has_to_kill_its_worker_leaves_no_command() {
+    if left_out() {
+        return;
+    }
     let folder = Folder::new();
-    let flags = ["--exec", "test $ORDER_ATTEMPT -gt 1 || { echo $$ >> begun; exec sleep 100; }", "--shutdown-timeout", "10m"];
-    let mut server = Process::start(&folder, &flags);
+    let command = "echo $$ >> begun; exec sleep 100";
+    let mut server = Process::start(&folder, &["--exec", command, "--shutdown-timeout", "100ms"]);
     server.create(ids(0..2));
     poll_until(PATIENCE, || lines(&folder, "begun").len() == 2);
+    Worker::of(&server).signal("STOP");
     server.signal("TERM");
-    poll_until(PATIENCE, || server.stderr().contains("stopping"));
+    assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+    assert!(server.stderr().contains("did not stop in time"), "{}", server.stderr());
+    assert!(processes(&folder, "begun").iter().all(|id| !is_running(*id)), "{}", server.stderr());
+}
+
+#[test]
+fn a_stop_says_what_it_waits_for_and_that_it_ended_commands() {
+    let folder = Folder::new();
+    let mut server = Process::start(&folder, &["--exec", "echo >> begun; exec sleep 100", "--shutdown-timeout", "300ms"]);
+    server.create(ids(0..1));
+    poll_until(PATIENCE, || lines(&folder, "begun").len() == 1);
     server.signal("INT");
-    assert_eq!(server.wait().code(), Some(128 + 2), "{}", server.stderr());
-    let server = Process::start(&folder, &flags);
-    assert!(processes(&folder, "begun").iter().all(|id| !is_running(*id)), "one still runs beside its successor");
-    server.wait_until_completed(2);
+    assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
+    for words in ["waiting for 1 attempt that is under way, at most 0.3 s", "ending 1 attempt that is under way"] {
+        assert!(server.stderr().contains(words), "no {words:?} in {}", server.stderr());
+    }
 }
 
 /// The first attempt at an order does not end by itself, unless all is calm. A later one leaves a note for each process of the

@@ -71,6 +71,7 @@ fn a_command_is_given_the_record_and_who_it_works_for_and_nothing_of_ours() {
     assert!(input.contains(r#""total_amount":10.50,"#), "{input}");
     given["status"] = record["status"].clone();
     given["completed_at"] = record["completed_at"].clone();
+    assert_eq!(given["last_error"].take(), "exit status 1", "of the attempt before; what is completed has none");
     assert_eq!(given, record);
 
     let environment = read("environment");
@@ -155,7 +156,10 @@ fn a_command_that_cannot_be_run_says_so() {
 fn a_command_that_ends_by_a_signal_is_tried_again() {
     let server = running("test $ORDER_ATTEMPT -gt 1 || kill -9 $$", |_| {});
     server.create(ids(0..1));
-    assert_eq!(ending(&server, "o-0", "Completed"), (2, "killed by signal 9".into()));
+    assert_eq!(ending(&server, "o-0", "Completed"), (2, String::new()));
+    let server = running("kill -9 $$", |_| {});
+    server.create(ids(0..1));
+    assert_eq!(ending(&server, "o-0", "Failed"), (2, "killed by signal 9".into()));
 }
 
 #[test]
@@ -170,7 +174,7 @@ fn a_command_that_hangs_is_ended_with_its_grandchildren_and_tried_again() {
         assert!(processes.iter().all(|id| is_running(*id)));
         turn_until_over(&server, 1);
         // SIGKILL follows after a second of this clock.
-        assert_eq!(ending(&server, "o-0", "Completed"), (2, "timed out: hanging".into()));
+        assert_eq!(ending(&server, "o-0", "Completed"), (2, String::new()));
         poll_until(PATIENCE, || processes.iter().all(|id| !is_running(*id)));
     }
 }
@@ -193,6 +197,29 @@ fn a_process_that_has_left_the_group_holds_no_order_up() {
     let left = process_in(&server, "left");
     assert!(is_running(left));
     signal(left, "KILL");
+}
+
+/// Whoever reads its output waits for the rest of it, and then no longer.
+#[test]
+fn daemons_that_commands_leave_behind_keep_no_thread_and_no_descriptor() {
+    let folder = Folder::new();
+    let daemon =
+        "setsid sh -c 'echo $$ > left-$ORDER_ID; exec sleep 100' & while ! test -s left-$ORDER_ID; do sleep 0.01; done";
+    let server = Process::start(&folder, &["--exec", daemon, "--concurrency", "10"]);
+    let worker = Worker::of(&server);
+    server.served_again();
+    let resources = || (worker.threads(), worker.descriptors());
+    let (threads, descriptors) = resources();
+    server.create(ids(0..20));
+    server.wait_until_completed(20);
+    let left: Vec<u32> =
+        ids(0..20).map(|id| fs::read_to_string(folder.file(&format!("left-{id}"))).unwrap().trim().parse().unwrap()).collect();
+    assert!(left.iter().all(|id| is_running(*id)), "they are daemons, and no longer ours to end");
+    // A connection of this test's may be open.
+    let given_back = comes_true(PATIENCE, || resources().0 <= threads + 2 && resources().1 <= descriptors + 4);
+    left.iter().for_each(|id| signal(*id, "KILL"));
+    assert!(given_back, "{threads} threads and {descriptors} descriptors before, {:?} after", resources());
+    server.stop();
 }
 
 /// An ignored signal is inherited, and with this one ignored, nobody can ask how a child has ended.
@@ -219,11 +246,41 @@ fn output_goes_to_the_log_a_line_at_a_time_with_the_id_of_the_order() {
     let server = Process::start(&folder, &["--exec", command]);
     server.post(order("a b")).expect_status(200);
     server.wait_until_completed(1);
-    for line in ["INFO  order a b: packing", "INFO  order a b: a bell:", "INFO  order a b: no end"] {
+    for line in [r#"INFO  order "a b": packing"#, r#"INFO  order "a b": a bell:"#, r#"INFO  order "a b": no end"#] {
         poll_until(PATIENCE, || server.stderr().lines().any(|logged| logged.ends_with(line)));
     }
-    assert_eq!(server.stderr().lines().filter(|line| line.contains("order a b")).count(), 3, "{}", server.stderr());
+    assert_eq!(server.stderr().lines().filter(|line| line.contains("order \"a b\"")).count(), 3, "{}", server.stderr());
     assert!(!server.stderr().contains('\u{7}'));
+}
+
+/// Neither by its id nor by what its command prints can an order put lines of its own into the log, or change how others look.
+#[test]
+fn an_order_can_forge_no_line_of_the_log() {
+    let folder = Folder::new();
+    let command = r"printf 'a\342\200\256b \033[31m \342\200\250%s\n' '2026-01-01T00:00:00.000Z WARN  order 2: attempt 1 failed'; \
+                    printf '\033]0;x\007\342\201\246y\n' >&2; exit 65";
+    let server = Process::start(&folder, &["--exec", command]);
+    let id = "2: attempt 1 failed: x; the order is Failed \u{202e}\u{2028}2026-01-01T00:00:00.000Z ERROR order 3";
+    server.post(order(id)).expect_status(200);
+    poll_until(PATIENCE, || server.rows()[0].status == "Failed");
+    poll_until(PATIENCE, || server.stderr().contains("the order is Failed\n"));
+    let log = server.stderr();
+    assert!(!log.contains(['\u{1b}', '\u{7}', '\u{202e}', '\u{2028}', '\u{2066}']), "{log:?}");
+    let about: Vec<_> = log.split(['\n', '\u{2028}']).filter(|line| line.contains("order ")).collect();
+    assert!(about.len() == 3 && about.iter().all(|line| line[24..].contains(r#"  order "2: attempt"#)), "{about:#?}");
+    server.stop();
+}
+
+/// A short line costs the log as much as a long one.
+#[test]
+fn short_lines_of_output_take_no_more_of_the_log_than_long_ones() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--exec", "yes | head -c 200000; yes | head -c 200000 >&2; exit 65"]);
+    server.post(order("1")).expect_status(200);
+    server.wait_for("1", "Failed");
+    poll_until(PATIENCE, || server.stderr().contains("the order is Failed"));
+    assert!(server.stderr().len() < 200 << 10, "{} bytes of log", server.stderr().len());
+    server.stop();
 }
 
 #[test]

@@ -3,12 +3,14 @@
 //! Orders are processed by a clock that the test turns, so nothing here takes the time that it is about.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use orderd::{Clock, Foundations, Server};
+use orderd::{Clock, Foundations, Server, Work};
 
 use crate::harness::{
     Client, Folder, Local, PATIENCE, Row, Serving, T0, comes_true, connection, created, get, ids, in_status, order, poll_until,
+    post,
 };
 
 const PROCESSING_TIME: Duration = Duration::from_secs(5);
@@ -273,13 +275,38 @@ fn a_second_server_on_the_same_file_is_refused_and_the_first_goes_on() {
     server.create(ids(0..1));
 }
 
+/// Promise 4: its threads must not serve on while another owns the file, and both process the same order.
+#[test]
+fn a_server_that_is_dropped_stops_before_it_gives_the_file_away() {
+    let folder = Folder::new();
+    let listen = orderd::Listen::Tcp("127.0.0.1:0".into());
+    let calls = Arc::new(AtomicU32::new(0));
+    let counts = calls.clone();
+    let work = Work::function(move |_| {
+        counts.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    let config = orderd::Config { listen, db: folder.file("orders.db"), work, ..orderd::Config::default() };
+    for n in 1..=3 {
+        let server = Server::start(&config).unwrap();
+        let address = server.address().clone();
+        let mut client = Client::connect(&address).unwrap();
+        client.ask(post(order(&format!("o-{n}")))).expect_status(200);
+        poll_until(PATIENCE, || calls.load(Ordering::SeqCst) == n);
+        drop(server);
+        assert!(Client::connect(&address).and_then(|mut client| client.try_ask(get("/metrics"))).is_err(), "it answers");
+    }
+    assert_eq!(crate::harness::rows(&config.db).iter().map(|row| row.attempts).collect::<Vec<_>>(), [1, 1, 1]);
+}
+
 #[test]
 fn a_server_that_does_not_start_leaves_nothing_running() {
     let folder = Folder::new();
     let listen = orderd::Listen::Tcp("127.0.0.1:0".into());
     let config = orderd::Config { listen, db: folder.file("orders.db"), ..orderd::Config::default() };
-    std::fs::write(&config.db, "notes").unwrap();
     let foundations = Foundations::new(&config).unwrap();
+    // What is no database before is refused without a lock file beside it.
+    std::fs::write(&config.db, "notes").unwrap();
     let held = Arc::new(());
     let holder = held.clone();
     let started = Server::start_on(&config, foundations, move |_| _ = holder.clone());

@@ -45,7 +45,7 @@ fn a_command_that_fails_twice_and_then_works_completes_its_order_at_the_third_at
     server.create(ids(0..3));
     for id in ids(0..3) {
         let record = server.wait_for(&id, "Completed");
-        assert_eq!((&record["attempts"], &record["last_error"]), (&3.into(), &"not yet".into()), "{record:#}");
+        assert_eq!((&record["attempts"], &record["last_error"]), (&3.into(), &serde_json::Value::Null), "{record:#}");
     }
 }
 
@@ -95,7 +95,7 @@ fn the_delay_doubles_and_the_order_waits_for_it() {
         server.turn(Duration::from_millis(1));
         poll_until(PATIENCE, || server.rows()[0].attempts == attempt + 1);
     }
-    assert_eq!(server.wait_for("o-0", "Completed")["last_error"], "attempt 6 failed");
+    assert_eq!(server.wait_for("o-0", "Completed")["last_error"], serde_json::Value::Null, "it has none any more");
 }
 
 /// By the system's clock. The processor wakes for each of them, not only for the first and then for whatever it finds when it
@@ -134,7 +134,7 @@ fn a_restart_forgets_no_delay() {
     assert_eq!(waiting(&server, "o-0", 1), before);
     server.turn(Duration::from_millis((before - T0 as i64) as u64));
     let record = server.wait_for("o-0", "Completed");
-    assert_eq!((&record["attempts"], &record["last_error"]), (&2.into(), &"attempt 1 failed".into()));
+    assert_eq!((&record["attempts"], &record["last_error"]), (&2.into(), &serde_json::Value::Null));
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn a_function_completes_an_order_or_has_it_tried_again_or_fails_it() {
     server.create(["fine", "better", "hopeless", "out"].map(String::from));
     for (id, status, attempts, last_error) in [
         ("fine", "Completed", 1, None),
-        ("better", "Completed", 3, Some("not at attempt 2")),
+        ("better", "Completed", 3, None),
         ("hopeless", "Failed", 1, Some("no such user")),
         ("out", "Failed", 5, Some("still no stock")),
     ] {
@@ -95,7 +95,7 @@ fn a_panic_is_a_failed_attempt_and_the_processor_lives_on() {
     assert_eq!(server.wait_for("late", "Completed")["attempts"], 2);
     let record = server.wait_for("never", "Failed");
     assert_eq!(record["attempts"], 5);
-    assert!(record["last_error"].as_str().is_some_and(|error| error.contains("panicked")), "{record:#}");
+    assert_eq!(record["last_error"], "panicked: a bug in the embedding program", "{record:#}");
     server.get("/healthz").expect(200, r#"{"status":"ok"}"#);
 }
 
