@@ -10,8 +10,6 @@ use crate::runner::{Outcome, rounds};
 use crate::trace::{self, Attached};
 
 const FLAGS: [&str; 2] = ["--processing-time", "10ms"];
-const WATCHED: [&str; 4] =
-    ["-s", "1000", "-e", "trace=pwrite64,fsync,fdatasync,read,recvfrom,recvmsg,write,sendto,sendmsg,writev"];
 
 pub fn a_sync_that_fails_is_never_followed_by_a_200() -> Outcome {
     let rounds = rounds(1, 3, 10)?;
@@ -33,7 +31,7 @@ fn each_fails(calls: &str, rounds: usize, number: impl Fn(usize) -> usize) -> Ou
         Process::start(&folder, &FLAGS).stop();
         let inject = format!("inject={calls}:error=EIO:when={}", number(round));
         let server =
-            Process::spawn(trace::command(&folder, &folder, &[&WATCHED[..], &["-e", &inject]].concat(), &FLAGS), &folder);
+            Process::spawn(trace::command(&folder, &folder, &[&trace::ALL[..], &["-e", &inject]].concat(), &FLAGS), &folder);
         let load = Load::start("o", 4, &server);
         for failure in 1..=2 {
             let failed = comes_true(PATIENCE, || trace::injected(&folder.file("trace")) >= failure);

@@ -73,6 +73,13 @@ impl Load {
         self.shared.acknowledged.lock().unwrap().len()
     }
 
+    /// What the clients were told so far.
+    pub fn so_far(&self) -> Told {
+        let acknowledged = self.shared.acknowledged.lock().unwrap().iter().cloned().collect();
+        // Of those that were sent, none may be missed here.
+        Told { name: self.shared.name.clone(), acknowledged, sent: usize::MAX }
+    }
+
     /// Waits until so many more orders have been acknowledged.
     #[track_caller]
     pub fn wait_for_more(&self, orders: usize) {

@@ -51,7 +51,7 @@ const TESTS: &[Test] = tests![
     kills::kill_9_of_worker_parent_or_both_loses_and_doubles_nothing,
     kills::a_kill_at_any_write_of_the_log_loses_and_doubles_nothing,
     power::a_power_loss_takes_no_acknowledged_order,
-    power::a_disk_that_dies_under_load_takes_no_acknowledged_order,
+    power::a_disk_that_dies_under_load_is_followed_by_no_200_without_a_sync,
     power::a_power_loss_after_a_failed_sync_takes_no_acknowledged_order,
     syncs::no_order_is_acknowledged_without_a_sync_between_request_and_answer,
     syncs::what_a_dead_worker_left_unsynced_is_synced_before_it_is_acknowledged,

@@ -24,28 +24,6 @@ const FLAGS: [&str; 2] = ["--processing-time", "10ms"];
 pub fn a_power_loss_takes_no_acknowledged_order() -> Outcome {
     let rounds = rounds(1, 6, 20)?;
     let control = lost_in_control()?;
-    // Nobody runs on after a power loss, so the processes stand still when it comes.
-    let acknowledged = cut_under_load(rounds, |server, mount| {
-        [Worker::with_id(server.id()), Worker::of(server)].iter().for_each(|process| process.signal("STOP"));
-        mount.cut();
-    })?;
-    Ok(format!("{rounds} rounds, {acknowledged} acknowledged, 0 lost; control without syncs lost {control} of 300"))
-}
-
-pub fn a_disk_that_dies_under_load_takes_no_acknowledged_order() -> Outcome {
-    let rounds = rounds(1, 6, 20)?;
-    let control = lost_in_control()?;
-    // Here they go on, and a 200 from now on would be a false one.
-    let acknowledged = cut_under_load(rounds, |_, mount| {
-        mount.cut();
-        std::thread::sleep(Duration::from_millis(50));
-    })?;
-    Ok(format!("{rounds} rounds, {acknowledged} acknowledged, 0 lost; control without syncs lost {control} of 300"))
-}
-
-/// Has the disk cut off under load, in so many rounds, and looks at what is there afterwards. Says how many orders were
-/// acknowledged.
-fn cut_under_load(rounds: usize, cut: impl Fn(&Process, &Mount)) -> Result<usize, Skip> {
     let mut chance = Chance(0x70_6f77_6572);
     let mut acknowledged = 0;
     for _ in 0..rounds {
@@ -54,7 +32,9 @@ fn cut_under_load(rounds: usize, cut: impl Fn(&Process, &Mount)) -> Result<usize
         let server = Process::start(&folder, &FLAGS);
         let load = Load::start("o", 8, &server);
         load.wait_for_more(50 + chance.below(400));
-        cut(&server, &mount);
+        // Nobody runs on after a power loss, so the processes stand still when it comes.
+        [Worker::with_id(server.id()), Worker::of(&server)].iter().for_each(|process| process.signal("STOP"));
+        mount.cut();
         server.kill();
         let told = load.stop();
         mount.again();
@@ -63,7 +43,41 @@ fn cut_under_load(rounds: usize, cut: impl Fn(&Process, &Mount)) -> Result<usize
         acknowledged += told.acknowledged.len();
         server.stop();
     }
-    Ok(acknowledged)
+    Ok(format!("{rounds} rounds, {acknowledged} acknowledged, 0 lost; control without syncs lost {control} of 300"))
+}
+
+/// Here the processes go on, and a 200 without a good sync would be a false one. ext4 itself says now and then that a sync has
+/// succeeded while its journal is being given up; that much is counted, and is not orderd's to mend.
+pub fn a_disk_that_dies_under_load_is_followed_by_no_200_without_a_sync() -> Outcome {
+    let rounds = rounds(1, 6, 20)?;
+    let control = lost_in_control()?;
+    means::strace()?;
+    let (mut acknowledged, mut lied) = (0, 0);
+    for round in 0..rounds {
+        let (folder, images) = (Folder::new(), Folder::new());
+        let mount = Mount::ext4(&folder, &images, MEBIBYTES)?;
+        let server = Process::spawn(trace::command(&folder, &images, &trace::ALL, &FLAGS), &folder);
+        let load = Load::start("o", 8, &server);
+        load.wait_for_more(50 + 10 * round);
+        let before = load.so_far();
+        mount.cut();
+        std::thread::sleep(Duration::from_millis(50));
+        let (told, id) = (load.stop(), server.id());
+        server.kill();
+        assert!(comes_true(PATIENCE, || !is_running(id)), "it lives");
+        let found = trace::answers(&trace::calls(&images.file("trace")), "o");
+        assert!(found.unsynced.is_empty(), "{} without a good sync: {:?}", found.unsynced.len(), &found.unsynced[..1]);
+        mount.again();
+        let server = Process::start(&folder, &FLAGS);
+        before.holds(&server);
+        lied += told.lost(&server);
+        acknowledged += told.acknowledged.len();
+        server.stop();
+    }
+    Ok(format!(
+        "{rounds} rounds, {acknowledged} acknowledged, 0 without a sync, 0 lost of those before; {lied} whose sync the system \
+         had called good; control without syncs lost {control} of 300"
+    ))
 }
 
 pub fn a_power_loss_after_a_failed_sync_takes_no_acknowledged_order() -> Outcome {

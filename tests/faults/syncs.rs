@@ -7,15 +7,11 @@ use crate::harness::{Folder, PATIENCE, Process, Serving, Worker, comes_true, cre
 use crate::runner::{Outcome, rounds};
 use crate::{means, trace};
 
-/// What is watched: the log, and the requests and answers with all of their bytes.
-const WATCHED: [&str; 4] =
-    ["-s", "1000", "-e", "trace=pwrite64,fsync,fdatasync,read,recvfrom,recvmsg,write,sendto,sendmsg,writev"];
-
 pub fn no_order_is_acknowledged_without_a_sync_between_request_and_answer() -> Outcome {
     let orders = rounds(200, 1_000, 1_000)?;
     means::strace()?;
     let folder = Folder::new();
-    let server = Process::spawn(trace::command(&folder, &folder, &WATCHED, &["--processing-time", "20ms"]), &folder);
+    let server = Process::spawn(trace::command(&folder, &folder, &trace::ALL, &["--processing-time", "20ms"]), &folder);
     let all: Vec<_> = ids(0..orders).collect();
     std::thread::scope(|scope| {
         for part in all.chunks(orders.div_ceil(4)) {
@@ -47,7 +43,7 @@ pub fn what_a_dead_worker_left_unsynced_is_synced_before_it_is_acknowledged() ->
         let folder = Folder::new();
         // The worker dies at this sync, when the order's pages are written and not synced. So does each one after it, later.
         let inject = format!("inject=fsync,fdatasync:signal=SIGKILL:when={}", 12 + round);
-        let options = [&WATCHED[..], &["-e", &inject]].concat();
+        let options = [&trace::ALL[..], &["-e", &inject]].concat();
         let server = Process::spawn(trace::command(&folder, &folder, &options, &["--concurrency", "0"]), &folder);
         let worker = Worker::of(&server);
         let mut client = server.client();

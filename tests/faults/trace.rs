@@ -16,6 +16,10 @@ use crate::harness::{Folder, PATIENCE, Process, Worker, comes_true, in_clean_env
 /// What the cache of the system is kept and dropped in, in bytes.
 const PAGE: u64 = 4_096;
 
+/// Watches the log, and the requests and answers with all of their bytes.
+pub const ALL: [&str; 4] =
+    ["-s", "1000", "-e", "trace=pwrite64,fsync,fdatasync,read,recvfrom,recvmsg,write,sendto,sendmsg,writev"];
+
 /// The binary under strace from its first moment, with these options of strace's and these flags. What is seen is written to
 /// `trace` in `traces`.
 pub fn command(folder: &Folder, traces: &Folder, options: &[&str], flags: &[&str]) -> Command {
