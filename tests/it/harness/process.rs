@@ -54,11 +54,16 @@ impl Process {
 
     /// Starts `command`, which must serve `orders.db` in `folder`, and waits until it says where it listens.
     #[track_caller]
-    pub fn spawn(mut command: Command, folder: &Folder) -> Process {
+    pub fn spawn(command: Command, folder: &Folder) -> Process {
+        Process::try_spawn(command, folder).unwrap_or_else(|ended| panic!("expected an address: {ended:?}"))
+    }
+
+    /// The same for one that may be refused: how it ended, if it did not say where it listens.
+    pub fn try_spawn(mut command: Command, folder: &Folder) -> Result<Process, Ended> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
         let (into, errors) = (stderr.clone(), BufReader::new(child.stderr.take().unwrap()));
-        std::thread::spawn(move || {
+        let errors = std::thread::spawn(move || {
             errors.lines().map_while(Result::ok).for_each(|line| *into.lock().unwrap() += &(line + "\n"));
         });
         let (lines, stdout) = channel();
@@ -68,10 +73,17 @@ impl Process {
         let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         let mut process = Process { child, address, db: folder.file("orders.db"), stdout: Mutex::new(stdout), stderr };
         let first = process.stdout.lock().unwrap().recv_timeout(PATIENCE);
-        let address = first.as_deref().ok().and_then(address_in);
-        process.address =
-            address.unwrap_or_else(|| panic!("expected an address, got {first:?}; standard error:\n{}", process.stderr()));
-        process
+        if let Some(address) = first.as_deref().ok().and_then(address_in) {
+            process.address = address;
+            return Ok(process);
+        }
+        let code = match first {
+            Err(RecvTimeoutError::Disconnected) => wait_for(&mut process.child).and_then(|status| status.code()),
+            _ => None,
+        };
+        process.kill_and_wait();
+        comes_true(PATIENCE, || errors.is_finished());
+        Err(Ended { code, stdout: first.unwrap_or_default(), stderr: process.stderr() })
     }
 
     /// The same process, to be reached at another address, such as the absolute path of its socket.

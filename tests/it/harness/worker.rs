@@ -48,10 +48,14 @@ impl Worker {
         Worker(id)
     }
 
+    pub fn id(self) -> u32 {
+        self.0
+    }
+
     /// Sends a signal by its name.
     #[track_caller]
     pub fn signal(self, name: &str) {
-        signal(self.0, name);
+        signal(self.id(), name);
     }
 
     /// Whether a signal can't end it, because it is ignored or held back.
