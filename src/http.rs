@@ -51,12 +51,13 @@ use self::connections::Connections;
 use self::listener::{Address, Listener};
 use self::relay::Relay;
 use self::sockets::Sockets;
-use self::turn::{Core, Open};
+use self::turn::Core;
 use self::watchdog::Watchdog;
 use crate::error::Error;
 
 pub use self::head::{Head, Method};
 pub use self::response::Reply;
+pub use self::turn::Request;
 
 /// How much may be held at once of answers whose readers are slow, in bytes.
 const MAX_ANSWER_BYTES: usize = 96 << 20;
@@ -117,40 +118,6 @@ pub struct Options {
     pub read_timeout: Duration,
     /// The longest body, in bytes.
     pub max_body_bytes: usize,
-}
-
-/// A request whose body has come. It holds its connection's turn until it is answered or dropped.
-pub struct Request {
-    open: Option<Open>,
-    body: Vec<u8>,
-}
-
-impl Request {
-    /// Its body; empty if it has none.
-    pub fn body(&self) -> &[u8] {
-        &self.body
-    }
-
-    /// Answers it. Never waits for its client: what does not fit into the kernel's buffer is sent by the blocking pool.
-    pub fn answer(mut self, reply: Reply) {
-        if let Some(open) = self.open.take() {
-            open.answer(reply);
-        }
-    }
-
-    /// Waits until there is room to hold a long answer of so many bytes, and says whether there is.
-    pub fn wait_for_room(&self, bytes: usize, patience: Duration) -> bool {
-        self.open.as_ref().is_some_and(|open| open.turn.core.answers.wait_for(bytes, patience))
-    }
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        if let Some(open) = self.open.take() {
-            let reply = (open.turn.core.refuse)(Refused::Dropped);
-            open.answer(reply);
-        }
-    }
 }
 
 /// A running server.

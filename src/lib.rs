@@ -38,8 +38,7 @@
 //!                 ^   ^                |  |
 //!                 |   +----------------+  | fail
 //!                 |     retry (delayed),  +------> Failed
-//!                 |     put back (stop),             |
-//!                 |     requeue (crash)              |
+//!                 |     put back (stop)              |
 //!                 +----------------------------------+
 //!                              revive (operator)
 //! ```
@@ -52,8 +51,8 @@
 //!    `no_acknowledged_order_is_lost_by_kill_9`, `a_worker_killed_twenty_times_under_load_costs_no_acknowledged_order`,
 //!    `a_change_is_answered_after_its_commit_and_read_back`, `orders_share_commits_over_a_unix_socket_too`.
 //! 2. **The row is the truth, a message is a hint.** Every order in the table is processed at least once, whoever put it there and
-//!    whatever message was lost. An attempt is counted on disk before it begins. After a crash the interrupted ones begin anew;
-//!    an orderly stop or a renewal costs no attempt.
+//!    whatever message was lost. An attempt is counted on disk before it begins. One that a crash cuts short has failed, so
+//!    every order ends; an orderly stop or a renewal costs no attempt.
 //!    `an_order_whose_processing_was_cut_short_by_kill_9_is_processed_anew`, `an_order_that_someone_puts_in_is_processed`,
 //!    `a_claim_that_is_put_back_has_cost_nothing`, `a_restart_forgets_no_delay`,
 //!    `after_kill_9_no_command_runs_beside_its_successor_and_attempts_tell_the_truth`,

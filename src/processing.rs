@@ -121,8 +121,9 @@ impl Processor {
     }
 
     /// A handle by which to tell of new orders.
-    pub fn notifier(&self) -> Notifier {
-        self.notifier.clone()
+    pub fn notifier(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let notifier = self.notifier.clone();
+        Arc::new(move || notifier.notify())
     }
 
     /// Turns false when the thread has ended, also by a panic.

@@ -119,8 +119,7 @@ impl Server {
         };
         let address = listener.address()?;
         let processor = Processor::start(store.clone(), settings)?;
-        let notifier = processor.notifier();
-        let for_service = service::Processor { notify: Arc::new(move || notifier.notify()), alive: processor.alive() };
+        let for_service = service::Processor { notify: processor.notifier(), alive: processor.alive() };
         let http = Service::start(store.clone(), for_service, &address, &config.allow_hosts).and_then(|service| {
             let options = Service::options(config.workers, read_timeout);
             Http::start(listener, options, service, move |why| on_trouble(Trouble::Renewal(why)))

@@ -1,6 +1,6 @@
 //! A request's turn, and what the threads of one server share.
 //!
-//! [`Open`] is a request that is to be answered, [`Turn`] the turn that it holds, [`Blocked`] a connection that is refused for good. What
+//! [`Request`] is what a handler has, [`Open`] what is left of it once its body is read, [`Turn`] the turn that it holds, [`Blocked`] a connection that is refused for good. What
 //! ends a turn, whatever it is, takes up the next request of the connection; what blocks a connection gets rid of what waits there.
 //! No function here waits for a client, except [`Open::refuse_for_good`], which says so.
 
@@ -29,6 +29,40 @@ use crate::os::sync::unpoisoned;
 const LINGER: Duration = Duration::from_secs(1);
 /// So many connections at once, as the successor may accept some of them.
 const NUDGES_TO_END: usize = 8;
+
+/// A request whose body has come. It holds its connection's turn until it is answered or dropped.
+pub struct Request {
+    pub(super) open: Option<Open>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Request {
+    /// Its body; empty if it has none.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Answers it. Never waits for its client: what does not fit into the kernel's buffer is sent by the blocking pool.
+    pub fn answer(mut self, reply: Reply) {
+        if let Some(open) = self.open.take() {
+            open.answer(reply);
+        }
+    }
+
+    /// Waits until there is room to hold a long answer of so many bytes, and says whether there is.
+    pub fn wait_for_room(&self, bytes: usize, patience: Duration) -> bool {
+        self.open.as_ref().is_some_and(|open| open.turn.core.answers.wait_for(bytes, patience))
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            let reply = (open.turn.core.refuse)(Refused::Dropped);
+            open.answer(reply);
+        }
+    }
+}
 
 /// A request that is to be answered, and its turn. Dropped unanswered, tiny_http answers 500 before the turn ends.
 pub(super) struct Open {

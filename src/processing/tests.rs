@@ -193,8 +193,8 @@ fn a_notice_wakes_the_processor() {
     let processor = Processor::start(f.store.clone(), settings(&f, Work::Wait)).unwrap();
     let notifier = processor.notifier();
     f.create_all(["1"]);
-    notifier.notify();
+    notifier();
     wait_until(|| orders(&f) == [(Processing, 1)]);
-    notifier.clone().notify();
+    notifier.clone()();
     processor.stop(Instant::now());
 }
