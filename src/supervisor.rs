@@ -7,7 +7,7 @@
 //! they keep ending before they serve. A child that has grown too large or asks for it is **renewed**: a successor starts
 //! beside it, and when that serves, the old one retires, which means that it accepts nothing more and ends when its commands
 //! have. A child that does not answer is killed. One that says the user must mend something (status 2) ends the parent with
-//! that status, unless another serves.
+//! that status, unless one has served before.
 //!
 //! Two children live at most. The messages are signals: `inherited.rs` has those to the parent, `child.rs` those to a child.
 
@@ -297,8 +297,8 @@ impl Supervisor<'_> {
 
     /// A child has ended that serves, or was about to.
     fn take_note_of_failure(&mut self, child: &Child, ended: &Ended) -> Result<(), Error> {
-        // It has said what is wrong itself.
-        if ended.code == Some(2) && self.children.is_empty() {
+        // It has said what is wrong itself. What has served once may do so again: a disk comes back, a file is put back.
+        if ended.code == Some(2) && self.children.is_empty() && !self.has_served {
             return Err(Error::Reported { exit_status: 2 });
         }
         if child.phase == Phase::Serving && child.age() >= AT_ONCE {

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 /// The delay after the first failure and the longest, while nobody serves.
-const ALONE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
+const ALONE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(2));
 /// The same while another child serves.
 const BESIDE_ANOTHER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// After so many failures in a row, with no child that ever served, none ever will.
@@ -64,7 +64,7 @@ mod tests {
         };
         let delays: Vec<_> = (0..10).map(|_| next(false)).collect();
         assert_eq!(delays[..5], [25, 50, 100, 200, 400].map(|ms| (ms, false)));
-        assert_eq!(delays[8..], [(400, false), (400, true)]);
+        assert_eq!(delays[8..], [(2_000, false), (2_000, true)]);
         pace.forget_failures();
         let mut next = |another_serves| {
             pace.count_failure();

@@ -49,7 +49,7 @@ pub fn a_power_loss_takes_no_acknowledged_order() -> Outcome {
 /// Here the processes go on, and a 200 without a good sync would be a false one. ext4 itself says now and then that a sync has
 /// succeeded while its journal is being given up; that much is counted, and is not orderd's to mend.
 pub fn a_disk_that_dies_under_load_is_followed_by_no_200_without_a_sync() -> Outcome {
-    let rounds = rounds(1, 6, 20)?;
+    let rounds = rounds(0, 6, 20)?;
     let control = lost_in_control()?;
     means::strace()?;
     let (mut acknowledged, mut lied) = (0, 0);
