@@ -56,7 +56,7 @@ pub fn service_and_processing_are_back_when_a_read_only_disk_is_writable_again()
         server.stop();
     }
     Ok(format!(
-        "{rounds} rounds, 503 meanwhile, back after {longest:?} at most, 0 lost; control: one deleted by hand is missed"
+        "{rounds} rounds, no 200 meanwhile, back after {longest:?} at most, 0 lost; control: one deleted by hand is missed"
     ))
 }
 
