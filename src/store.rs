@@ -31,6 +31,7 @@ use commit::Committer;
 pub use sqlite::Lock;
 use sqlite::Readers;
 use steps::Steps;
+pub(crate) use write::LONGEST_WAIT_MS;
 use write::{Asked, Process, Prune, Write};
 pub use write::{Claimed, Created, Ending, Outcome, Pruned, Revived};
 

@@ -16,7 +16,7 @@ use super::work::{Work, WorkError};
 use super::{Message, Notifier, RETRY_AFTER, Settings, name_in_log};
 use crate::order::OrderId;
 use crate::os::marks::{self, Mark};
-use crate::store::{Claimed, Ending, Outcome, Refused, Store};
+use crate::store::{Claimed, Ending, LONGEST_WAIT_MS, Outcome, Refused, Store};
 
 /// How often to look at the table without a notice: someone may have put an order back with the sqlite3 shell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -365,6 +365,10 @@ impl State {
         match self.store.next_claim_ms() {
             Ok(None) => self.retry_at_ms = None,
             Ok(Some(0)) | Err(_) => self.maybe_pending = true,
+            // By a clock that has been set back since: the store lets it be claimed.
+            Ok(Some(at_ms)) if at_ms > self.settings.clock.now_ms().saturating_add(LONGEST_WAIT_MS) => {
+                self.maybe_pending = true
+            }
             Ok(Some(at_ms)) => self.retry_at_ms = Some(at_ms),
         }
     }

@@ -31,6 +31,9 @@ pub enum Revived {
     Unknown,
 }
 
+/// An order that is to be tried again waits for an hour at the most, in milliseconds, and a little.
+pub(crate) const LONGEST_WAIT_MS: i64 = 3_660_000;
+
 /// An order that a processor has taken up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claimed {

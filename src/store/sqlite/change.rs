@@ -15,7 +15,7 @@ use super::items_from_text;
 use super::read::View;
 use crate::error::Error;
 use crate::order::{Amount, NewOrder, OrderId, Status, Transition};
-use crate::store::write::{Claimed, Created, Ending, Outcome, Pruned, Revived};
+use crate::store::write::{Claimed, Created, Ending, LONGEST_WAIT_MS, Outcome, Pruned, Revived};
 
 /// The most orders that are deleted in one transaction: a few milliseconds of work, for which others have to wait.
 const PRUNED_AT_ONCE: usize = 500;
@@ -94,6 +94,11 @@ impl<'a> Tx<'a> {
         if are_more_due && claimed.len() < limit {
             claimed.append(&mut self.claim_where(DUE, limit - claimed.len(), now_ms)?);
         }
+        if claimed.len() < limit {
+            // No order is to wait for so long. One that does was given its time by a clock that has been set back since.
+            let beyond = format!("retry_at > ?2 + {LONGEST_WAIT_MS} ORDER BY retry_at");
+            claimed.append(&mut self.claim_where(&beyond, limit - claimed.len(), now_ms)?);
+        }
         Ok(claimed)
     }
 
@@ -141,7 +146,8 @@ impl<'a> Tx<'a> {
                 self.counted.processing_ms = self.counted.processing_ms.saturating_add(took);
                 self.connection
                     .prepare_cached("UPDATE orders SET status = ?2, completed_at = ?3, last_error = NULL WHERE seq = ?1")?
-                    .execute(params![seq, to, now_ms])?
+                    // Should the clock have been set back since, it took no time rather than a negative one.
+                    .execute(params![seq, to, now_ms.max(created_at)])?
             }
             Outcome::Retry { at_ms, error } => self
                 .connection
