@@ -61,7 +61,13 @@ impl Core {
                 }
                 // Woken, for a request whose turn has come or for the end, behind all that had arrived; or nothing more is there.
                 Ok(None) | Err(_) => match unpoisoned(&self.ready).pop_front() {
-                    None if !taken.is_empty() => return true,
+                    None if !taken.is_empty() => {
+                        if self.stopping.load(Ordering::Acquire) {
+                            // This may have been the call that ends a worker, which each of them must hear.
+                            self.tiny.unblock();
+                        }
+                        return true;
+                    }
                     None if self.stopping.load(Ordering::Acquire) => return false,
                     ready => ready,
                 },
