@@ -1,7 +1,7 @@
 //! The suite of caused faults: whatever happens to the disk, the files, the clock and the processes, nothing acknowledged is lost,
 //! and every order ends.
 //!
-//! `cargo test --test faults` runs a few rounds of what is quick; with `CI` or `RUN_SLOW_TESTS` set it runs all of it in some
+//! `cargo test --test faults` runs a few rounds of what is quick, in CI too; with `RUN_SLOW_TESTS` set it runs all of it in some
 //! minutes, with `FAULT_ROUNDS=full` many more rounds. `runner` runs the tests and says what was skipped and why, `means` finds out
 //! what this machine can cause, `load` are the clients and what they were told, `trace` reads system calls, `mounts` are file
 //! systems of the test's own. Each other room is one kind of fault. Where one is possible, a test begins or ends with a control:
