@@ -220,19 +220,24 @@ fn a_second_orderd_is_refused_also_while_the_worker_is_being_replaced() {
     server.stop();
 }
 
-/// A database that is replaced under a running parent by a foreign one is told by the next worker, and ends both.
+/// A file that can't be used any more is told by each worker that tries, and is served again as soon as it is mended.
 #[test]
-fn a_worker_that_says_what_the_user_must_mend_is_not_started_again() {
+fn a_worker_that_says_what_the_user_must_mend_is_followed_by_another_until_that_is_done() {
     let folder = Folder::new();
-    let mut server = Process::start(&folder, &[]);
-    let newer = connection(&server.db());
-    newer.pragma_update(None, "user_version", 1_000).unwrap();
-    // Out of the log and into the file.
-    newer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-    drop(newer);
+    let server = Process::start(&folder, &[]);
+    server.post(order("1")).expect(200, &created("1"));
+    let set_version = |version: i32| {
+        let newer = connection(&server.db());
+        newer.pragma_update(None, "user_version", version).unwrap();
+        // Out of the log and into the file.
+        newer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    };
+    let ours: i32 = connection(&server.db()).pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    set_version(1_000);
     Worker::of(&server).signal("KILL");
-    assert_eq!(server.wait().code(), Some(2), "{}", server.stderr());
-    let complaints: Vec<_> = server.stderr().lines().filter(|line| line.starts_with("orderd: ")).map(str::to_string).collect();
-    assert_eq!(complaints.len(), 1, "{}", server.stderr());
-    assert!(complaints[0].contains("newer orderd"), "{complaints:?}");
+    poll_until(PATIENCE, || server.stderr().matches("newer orderd").count() >= 2);
+    set_version(ours);
+    server.served_again();
+    server.get("/order/1").expect_status(200);
+    server.stop();
 }
