@@ -17,7 +17,7 @@ const AT_ONCE: usize = 5;
 
 /// Has clients send orders that all arrive while another program keeps them from being committed, and asserts that they share
 /// commits then. Who asks for an order behind them sees it.
-fn share_commits(server: &impl Serving) {
+fn share_commits(server: &impl Serving, most_times: usize) {
     let other = connection(&server.db());
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let ids: Vec<_> = ids(0..ORDERS).collect();
@@ -37,13 +37,13 @@ fn share_commits(server: &impl Serving) {
     }
     let times: BTreeSet<_> = server.rows().iter().map(|row| row.created_at).collect();
     assert_eq!(server.rows().len(), ORDERS);
-    assert!(times.len() <= ORDERS / 20, "{ORDERS} orders were created at {} times", times.len());
+    assert!(times.len() <= most_times, "{ORDERS} orders were created at {} times", times.len());
 }
 
 #[test]
 fn a_single_worker_commits_together_what_came_while_it_was_busy() {
     let folder = Folder::new();
-    share_commits(&Process::start(&folder, &["--workers", "1", "--concurrency", "0"]));
+    share_commits(&Process::start(&folder, &["--workers", "1", "--concurrency", "0"]), ORDERS / 20);
 }
 
 #[test]
@@ -54,7 +54,8 @@ fn orders_share_commits_over_a_unix_socket_too() {
         config.concurrency = Some(0);
         config.clock = Config::default().clock;
     });
-    share_commits(&server);
+    // Each connection passes two more threads, so its orders come less together.
+    share_commits(&server, ORDERS / 8);
 }
 
 /// After many writes in a row one worker takes and commits all, but not for longer than a read may be kept waiting.
