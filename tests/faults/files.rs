@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::harness::{Folder, PATIENCE, Process, Worker, comes_true, is_running};
-use crate::load::{Load, command};
+use crate::load::{Load, Told, command};
 use crate::runner::{Outcome, rounds};
 
 const FLAGS: [&str; 2] = ["--processing-time", "20ms"];
@@ -75,14 +75,7 @@ pub fn a_file_or_folder_that_was_pulled_away_under_load_is_there_again_when_put_
             Err(why) if (what, how) == (What::Log, How::Truncated) && why.contains("--accept-loss") => return Ok(0),
             started => started?,
         };
-        let lost = told.lost(&server);
-        if lost > 0 {
-            return Err(format!("{lost} of {} acknowledged orders lost", told.acknowledged.len()));
-        }
-        told.holds_after_a_drain(&server);
-        told.misses_a_deleted_one(&server);
-        server.stop();
-        Ok(told.acknowledged.len())
+        all_are_there(&told, server)
     })
 }
 
@@ -111,14 +104,7 @@ pub fn a_file_or_folder_that_was_pulled_away_before_a_start_is_there_again_when_
         pulled.back();
         assert!(path.exists());
         let server = started(&folder)?;
-        let lost = told.lost(&server);
-        if lost > 0 {
-            return Err(format!("{lost} of {} acknowledged orders lost", told.acknowledged.len()));
-        }
-        told.holds_after_a_drain(&server);
-        told.misses_a_deleted_one(&server);
-        server.stop();
-        Ok(told.acknowledged.len())
+        all_are_there(&told, server)
     })
 }
 
@@ -135,6 +121,18 @@ fn all_cases(quick: usize, case: impl Fn(What, How) -> Result<usize, String>) ->
     }
     assert!(failed.is_empty(), "{} of {} cases:\n{}", failed.len(), cases.len(), failed.join("\n"));
     Ok(format!("{} cases, {acknowledged} acknowledged, 0 lost; control: one deleted by hand is missed", cases.len()))
+}
+
+/// Checks that nothing acknowledged is lost and that everything ends, and says how many orders that were.
+fn all_are_there(told: &Told, server: Process) -> Result<usize, String> {
+    let lost = told.lost(&server);
+    if lost > 0 {
+        return Err(format!("{lost} of {} acknowledged orders lost", told.acknowledged.len()));
+    }
+    told.holds_after_a_drain(&server);
+    told.misses_a_deleted_one(&server);
+    server.stop();
+    Ok(told.acknowledged.len())
 }
 
 /// Starts it, when everything is in its place again.
