@@ -81,13 +81,12 @@ impl<'a> Tx<'a> {
     /// the order of that time, and fresh ones, in the order of arrival, get half of the places each; what one kind leaves, the
     /// other takes.
     pub(in crate::store) fn claim(&mut self, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, Error> {
-        const DUE: &str = "retry_at > 0 AND retry_at <= ?2 ORDER BY retry_at";
         // By lot, so that neither kind waits for ever where there is only one place at a time.
         let odd_place = limit % 2 * (RandomState::new().build_hasher().finish() % 2) as usize;
         let share = limit / 2 + odd_place;
         let mut claimed = self.claim_where(DUE, share, now_ms)?;
         let are_more_due = claimed.len() == share;
-        let mut fresh = self.claim_where("retry_at = 0 ORDER BY seq", limit - claimed.len(), now_ms)?;
+        let mut fresh = self.claim_where(FRESH, limit - claimed.len(), now_ms)?;
         // RETURNING promises no order.
         fresh.sort_unstable_by_key(|order| order.seq);
         claimed.append(&mut fresh);
@@ -96,8 +95,7 @@ impl<'a> Tx<'a> {
         }
         if claimed.len() < limit {
             // No order is to wait for so long. One that does was given its time by a clock that has been set back since.
-            let beyond = format!("retry_at > ?2 + {LONGEST_WAIT_MS} ORDER BY retry_at");
-            claimed.append(&mut self.claim_where(&beyond, limit - claimed.len(), now_ms)?);
+            claimed.append(&mut self.claim_where(&beyond_waiting(), limit - claimed.len(), now_ms)?);
         }
         Ok(claimed)
     }
@@ -106,16 +104,9 @@ impl<'a> Tx<'a> {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let (from, to) = Transition::Claim.ends();
         let claimed: Vec<_> = self
             .connection
-            .prepare_cached(&format!(
-                "UPDATE orders SET status = '{to}', started_at = ?2, attempts = attempts + 1, retry_at = 0
-                 WHERE seq IN (SELECT seq FROM orders WHERE status = '{from}' AND {which} LIMIT ?1)
-                 RETURNING seq, attempts",
-                from = from.as_str(),
-                to = to.as_str()
-            ))?
+            .prepare_cached(&claim_query(which))?
             .query_map(params![limit as i64, now_ms], |row| Ok(Claimed { seq: row.get(0)?, attempt: row.get(1)? }))?
             .collect::<Result<_, _>>()?;
         self.counted.step(Transition::Claim, claimed.len());
@@ -235,6 +226,26 @@ impl<'a> Tx<'a> {
     }
 }
 
+/// Which pending orders to claim: each reads the index that holds just those, as SQLite takes a partial index only if the query
+/// repeats its condition.
+const DUE: &str = "retry_at > 0 AND retry_at <= ?2 ORDER BY retry_at";
+const FRESH: &str = "retry_at = 0 ORDER BY seq";
+
+fn beyond_waiting() -> String {
+    format!("retry_at > 0 AND retry_at > ?2 + {LONGEST_WAIT_MS} ORDER BY retry_at")
+}
+
+fn claim_query(which: &str) -> String {
+    let (from, to) = Transition::Claim.ends();
+    format!(
+        "UPDATE orders SET status = '{to}', started_at = ?2, attempts = attempts + 1, retry_at = 0
+         WHERE seq IN (SELECT seq FROM orders WHERE status = '{from}' AND {which} LIMIT ?1)
+         RETURNING seq, attempts",
+        from = from.as_str(),
+        to = to.as_str()
+    )
+}
+
 /// What the triggers of the schema add to `processing_ms`, by the same rule.
 fn to_processing_ms(created_at: i64, completed_at: i64) -> i64 {
     completed_at.saturating_sub(created_at).max(0)
@@ -268,4 +279,24 @@ impl Counted {
 
 fn items_to_text(items: &[String]) -> String {
     serde_json::to_string(items).expect("a list of strings always has a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many orders there are: a claim that reads the table takes ever longer.
+    #[test]
+    fn a_claim_reads_only_orders_that_it_may_claim() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        super::super::schema::migrate(&mut connection, "memory".as_ref()).unwrap();
+        for (which, index) in [(DUE, "orders_due"), (FRESH, "orders_fresh"), (&beyond_waiting(), "orders_due")] {
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {}", claim_query(which))).unwrap();
+            let steps: Vec<String> = plan.query_map([1, 2], |row| row.get(3)).unwrap().collect::<Result<_, _>>().unwrap();
+            let reads: Vec<_> = steps.iter().filter(|step| !step.starts_with("LIST SUBQUERY")).collect();
+            assert_eq!(reads.len(), 2, "no sorting: {which}: {steps:?}");
+            assert!(reads[0].contains("INTEGER PRIMARY KEY (rowid=?)"), "{which}: {steps:?}");
+            assert!(reads[1].contains(&format!("INDEX {index}")), "{which}: {steps:?}");
+        }
+    }
 }
