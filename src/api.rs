@@ -5,10 +5,13 @@
 //! becomes a `Reply`. The words of the older answers are fixed to the letter by the service that orderd
 //! replaces.
 
+pub mod accept;
 pub mod metrics;
 pub mod origin;
+pub mod prometheus;
 pub mod query;
 pub mod reply;
+pub mod template;
 
 use crate::http::{Method, percent};
 use crate::order::{NewOrder, OrderId};
@@ -36,6 +39,8 @@ pub enum Route {
     Retry(OrderId),
     /// `GET /metrics`
     Metrics,
+    /// The same, of whom [`accept`] takes for one that scrapes.
+    Prometheus,
     /// `GET /healthz`
     Health,
 }

@@ -18,13 +18,13 @@ use crate::Status;
 use crate::config::{Config, SETTINGS, duration};
 use crate::error::Error;
 use crate::os::marks::{BY, OF};
-use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, WORKER_OF};
+use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, WORKER_OF};
 use crate::store::retention::FINISHED;
 
 /// The first words that there are.
 const SUBCOMMANDS: [&str; 5] = ["serve", "retry", "prune", "help", "version"];
 /// Variables of ours that are no settings: a parent's for its child, and a command's mark.
-const INTERNAL: [&str; 5] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, OF, BY];
+const INTERNAL: [&str; 6] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS, OF, BY];
 
 /// The width that the help keeps to.
 const HELP_COLUMNS: usize = 80;

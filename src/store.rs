@@ -12,6 +12,7 @@
 mod alarm;
 mod checkpoints;
 mod commit;
+mod figures;
 pub mod retention;
 mod sqlite;
 mod steps;
@@ -28,6 +29,8 @@ use crate::os::clock::Clock;
 use alarm::Alarm;
 use checkpoints::Checkpoints;
 use commit::Committer;
+pub use figures::Figures;
+use figures::Meters;
 pub use sqlite::Lock;
 use sqlite::Readers;
 use steps::Steps;
@@ -89,6 +92,7 @@ pub struct Store {
     committer: Committer,
     alarm: Arc<Alarm>,
     checkpoints: Checkpoints,
+    meters: Arc<Meters>,
     readers: Readers,
     steps: Steps,
 }
@@ -103,9 +107,15 @@ impl Store {
     pub fn open(lock: &Lock, opening: Opening, on_broken: impl FnOnce(Refused) + Send + 'static) -> Result<Store, Error> {
         let (writer, readers, copier) = sqlite::open(lock, &opening)?;
         let alarm = Arc::new(Alarm::new(on_broken));
-        let checkpoints = Checkpoints::start(copier, alarm.clone())?;
-        let committer = Committer::start(writer, checkpoints.duty(), opening.clock.clone(), alarm.clone())?;
-        let store = Store { committer, alarm, checkpoints, readers, steps: Steps::new(opening.clock) };
+        let meters = Arc::new(Meters::new(opening.clock.now_ms()));
+        let checkpoints = Checkpoints::start(copier, alarm.clone(), meters.clone())?;
+        let duty = checkpoints.duty();
+        let committer = Committer::start(writer, duty, opening.clock.clone(), alarm.clone(), meters.clone())?;
+        let store = Store { committer, alarm, checkpoints, meters, readers, steps: Steps::new(opening.clock) };
+        // Not worth a refusal to start.
+        if let Ok(Some(ms)) = store.readers.view(|view| view.newest_completion_ms()) {
+            store.meters.completed_at(ms);
+        }
         if store.readers.view(|view| view.has_attempt_in_future(store.steps.now_ms()))? {
             store.shift_retries(0);
         }
@@ -221,6 +231,15 @@ impl Store {
     /// As said above.
     pub fn counts(&self) -> Result<Counts, Error> {
         self.readers.view(|view| view.counts())
+    }
+
+    /// What has been done since the store was opened, and how it stands. As cheap as [`counts`](Self::counts).
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn figures(&self) -> Result<Figures, Error> {
+        let (counts, oldest_ms) = self.readers.view(|view| Ok((view.counts()?, view.oldest_pending_ms()?)))?;
+        Ok(self.meters.read(self.steps.now_ms(), counts, oldest_ms, self.checkpoints.failing().is_some()))
     }
 
     /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if

@@ -49,7 +49,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
 }
 
 fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
-    let Inherited { listener, lock, predecessor_lives, parent } = inherited;
+    let Inherited { listener, lock, predecessor_lives, restarts, parent } = inherited;
     let (events, inbox) = channel();
     let sender = events.clone();
     signals::watch(&[SIGUSR1, SIGUSR2], move |signal| {
@@ -60,7 +60,7 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         };
         let _ = sender.send(event);
     })?;
-    let server = start(config, Foundations { listener, lock, predecessor_lives }, events)?;
+    let server = start(config, Foundations { listener, lock, predecessor_lives, restarts }, events)?;
     // The parent listens there too.
     server.leave_socket();
     parent.child_serves();

@@ -43,6 +43,7 @@ pub(super) fn receive<H: Handler>(handler: &H, mut open: Open, route: Result<H::
     drop(watch);
     let drained_by = deadline.min(Instant::now() + DRAIN_TIMEOUT);
     let _watch = core.watchdog.cut_at(drained_by, peer, Shutdown::Both);
+    open.count(&refusal);
     let Open { request, turn, .. } = open;
     if !answer_unread(request, refusal) {
         turn.let_go();

@@ -10,9 +10,11 @@ use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::connections::{Activity, Arrival};
 use super::head::{Framing, Head, Shape};
+use super::meters::Timed;
 use super::turn::{Core, Open, Turn};
 use super::{Handler, Refused, Request, body};
 use crate::os::sync::unpoisoned;
@@ -129,6 +131,7 @@ fn begin<H: Handler>(core: &Arc<Core>, handler: &Arc<H>, (peer, request): (Socke
 }
 
 fn handle<H: Handler>(handler: &Arc<H>, request: tiny_http::Request, turn: Turn) {
+    let since = Instant::now();
     let shape = Shape::of(&request);
     if shape.is_undroppable {
         let pool = turn.core.blocking.clone();
@@ -138,11 +141,14 @@ fn handle<H: Handler>(handler: &Arc<H>, request: tiny_http::Request, turn: Turn)
     }
     if let Err(why) = shape.framing {
         let pool = turn.core.blocking.clone();
-        let (open, handler) = (Open { request, shape, turn }, handler.clone());
+        let timed = Timed { kind: handler.kind(None, None), since };
+        let (open, handler) = (Open { request, shape, timed, turn }, handler.clone());
         return pool.run(move || open.refuse_for_good(handler.refuse(Refused::BadFraming(why))));
     }
-    let route = handler.route(&Head { request: &request, method: shape.method });
-    let mut open = Open { request, shape, turn };
+    let head = Head { request: &request, method: shape.method };
+    let route = handler.route(&head);
+    let timed = Timed { kind: handler.kind(route.as_ref().ok(), Some(&head)), since };
+    let mut open = Open { request, shape, timed, turn };
     if !shape.body_has_arrived {
         let (pool, handler) = (open.turn.core.blocking.clone(), handler.clone());
         return pool.run(move || body::receive(&*handler, open, route));

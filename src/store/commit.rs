@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::Refused;
 use super::alarm::Alarm;
 use super::checkpoints::Duty;
+use super::figures::Meters;
 use super::sqlite::{BUSY_TIMEOUT, Writer};
 use super::write::Write;
 use crate::error::Error;
@@ -43,9 +44,16 @@ impl Committer {
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub(super) fn start(writer: Writer, duty: Duty, clock: Clock, alarm: Arc<Alarm>) -> Result<Committer, Error> {
+    pub(super) fn start(
+        writer: Writer,
+        duty: Duty,
+        clock: Clock,
+        alarm: Arc<Alarm>,
+        meters: Arc<Meters>,
+    ) -> Result<Committer, Error> {
         let queue = Arc::new(Queue::default());
-        let mut worker = Worker { queue: queue.clone(), writer, duty, clock, alarm, refused_in_a_row: 0 };
+        let mut worker = Worker { queue: queue.clone(), writer, duty, clock, alarm, meters, refused_in_a_row: 0 };
+        worker.meters.log_bytes(worker.writer.log_bytes());
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || worker.run()).map_err(Error::Thread)?;
         Ok(Committer { queue, thread: Mutex::new(Some(thread)) })
     }
@@ -103,6 +111,7 @@ struct Worker {
     duty: Duty,
     clock: Clock,
     alarm: Arc<Alarm>,
+    meters: Arc<Meters>,
     /// How many changes have been refused since the last commit.
     refused_in_a_row: usize,
 }
@@ -111,6 +120,9 @@ impl Worker {
     fn run(&mut self) {
         while let Some(mut batch) = self.queue.take(MAX_BATCH) {
             let outcome = self.commit(&mut batch);
+            if outcome.is_err() {
+                self.meters.refused.add(batch.len() as u64);
+            }
             self.queue.committed();
             for write in batch {
                 // The panic hook has logged it; the changes behind it must still be finished.
@@ -124,23 +136,30 @@ impl Worker {
         if let Some(broken) = self.alarm.raised() {
             return Err(broken);
         }
+        let begun = Instant::now();
         let mut outcome = self.transaction(batch);
         if outcome.as_ref().is_err_and(|e| matches!(e, Error::DiskFull | Error::Unwritable(_)))
             && self.duty.makes_room(&mut self.writer)
         {
             outcome = self.transaction(batch);
         }
-        let outcome = outcome.map_err(Refused::new);
+        if let Ok(now_ms) = outcome {
+            self.meters.committed(batch.len(), begun.elapsed(), self.writer.done(), now_ms);
+            self.meters.log_bytes(self.writer.log_bytes());
+        }
+        let outcome = outcome.map(drop).map_err(Refused::new);
         self.note(batch.len(), &outcome);
         outcome
     }
 
-    fn transaction(&mut self, batch: &mut [Write]) -> Result<(), Error> {
+    /// Gives the time of day that its changes have.
+    fn transaction(&mut self, batch: &mut [Write]) -> Result<i64, Error> {
         let now_ms = self.clock.now_ms();
         let writer = &mut self.writer;
         let transaction = || writer.transaction(|tx| batch.iter_mut().try_for_each(|write| write.apply(tx, now_ms)));
         // A panic must not take the thread with it: the processor, for one, waits for its change to be finished.
-        catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(|_| Err(Error::Database("panicked in a transaction".into())))
+        let panicked = |_| Err(Error::Database("panicked in a transaction".into()));
+        catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(panicked).map(|()| now_ms)
     }
 
     /// Only now, as those who asked have waited long enough.
