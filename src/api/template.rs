@@ -12,6 +12,7 @@ pub const TEMPLATES: &[&str] = &[
     "/orders",
     "/orders/{order_id}",
     "/orders/{order_id}/retry",
+    "/orders/{order_id}/cancel",
     "/metrics",
     "/healthz",
     "*",
@@ -29,6 +30,7 @@ pub fn of_route(route: &Route) -> usize {
         Route::Orders(_) => "/orders",
         Route::Order(_) => "/orders/{order_id}",
         Route::Retry(_) => "/orders/{order_id}/retry",
+        Route::Cancel(_) => "/orders/{order_id}/cancel",
         Route::Metrics | Route::Prometheus => "/metrics",
         Route::Health => "/healthz",
     };

@@ -97,7 +97,6 @@ pub struct Distribution {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     #[test]
     fn a_value_counts_for_the_first_bound_that_is_no_smaller() {
