@@ -22,7 +22,7 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
     words: 0..=0,
     flags: &[
         Flag { name: "older-than", value: "D", help: "only those that ended longer ago: 12h, 90d" },
-        Flag { name: "status", value: "S", help: "only these: Completed, Failed" },
+        Flag { name: "status", value: "S", help: "only these: Completed, Failed, Cancelled" },
     ],
     settings: Some(&["db"]),
     run,
@@ -79,5 +79,5 @@ fn age(text: &str) -> Result<Duration, Error> {
 
 fn finished(text: &str) -> Result<Status, Error> {
     let status = Status::from_word(text).filter(|status| FINISHED.contains(status));
-    status.ok_or_else(|| Error::Usage(format!("--status: {text:?} is not understood; use Completed or Failed")))
+    status.ok_or_else(|| Error::Usage(format!("--status: {text:?} is not understood; use Completed, Failed or Cancelled")))
 }
