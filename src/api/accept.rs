@@ -6,11 +6,11 @@
 /// What collectors of metrics name, though they are given the older text that all of them know.
 const OPENMETRICS: &str = "application/openmetrics-text";
 
-/// Whether the values of `Accept` prefer `text/plain` to JSON, or name OpenMetrics.
-pub fn prefers_text<'a>(values: impl Iterator<Item = &'a str>) -> bool {
+/// Whether `Accept` prefers `text/plain` to JSON, or names OpenMetrics.
+pub fn prefers_text(accept: Option<&str>) -> bool {
     // How specific the best range is, and its quality in thousandths.
     let (mut json, mut text) = ((0, 0), (0, 0));
-    for range in values.flat_map(|value| value.split(',')) {
+    for range in accept.unwrap_or_default().split(',') {
         let mut parts = range.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
         let Some(quality) = quality(parts) else { continue };
@@ -47,54 +47,48 @@ mod tests {
 
     #[test]
     fn who_scrapes_gets_text_and_everybody_else_json() {
+        assert!(!prefers_text(None));
         for json in [
-            &[][..],
-            &[""],
-            &["*/*"],
-            &["application/json"],
-            &["application/json, text/plain, */*"],
-            &["text/plain, */*"],
-            &["text/plain, application/json"],
-            &["text/plain;q=0.5, application/json;q=0.6"],
-            &["text/plain;q=0.5, application/*"],
-            &["text/plain;q=0, */*"],
-            &["text/plain;q=0"],
-            &["text/plain;q=2"],
-            &["text/plain;q=abc"],
-            &["text/plain;q=nan"],
-            &["text/plain;q=-1"],
-            &["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"],
-            &["image/png"],
-            &["application/openmetrics-text;q=0"],
-            &["application/openmetrics-text;q=0.0;version=1.0.0,*/*"],
-            &["text/*;q=0.2", "application/json;q=0.3"],
+            "",
+            "*/*",
+            "application/json",
+            "application/json, text/plain, */*",
+            "text/plain, */*",
+            "text/plain, application/json",
+            "text/plain;q=0.5, application/json;q=0.6",
+            "text/plain;q=0.5, application/*",
+            "text/plain;q=0, */*",
+            "text/plain;q=0",
+            "text/plain;q=2",
+            "text/plain;q=abc",
+            "text/plain;q=nan",
+            "text/plain;q=-1",
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+            "image/png",
+            "application/openmetrics-text;q=0",
+            "application/openmetrics-text;q=0.0;version=1.0.0,*/*",
+            "text/*;q=0.2, application/json;q=0.3",
         ] {
-            assert!(!prefers_text(json.iter().copied()), "{json:?}");
+            assert!(!prefers_text(Some(json)), "{json:?}");
         }
         for text in [
-            &["text/plain"][..],
-            &["Text/Plain"],
-            &["text/*"],
-            &["text/plain;version=0.0.4;q=0.5,*/*;q=0.1"],
-            &["text/plain;q=0.5, application/json;q=0.4"],
-            &["*/*;q=0.1", "text/plain;q=0.2"],
-            &["text/plain , application/json ; q=0"],
-            &["*/*, application/json;Q=0.5"],
-            &["application/openmetrics-text"],
-            &["application/json, application/openmetrics-text; version=1.0.0; q=0.001"],
+            "text/plain",
+            "Text/Plain",
+            "text/*",
+            "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "text/plain;q=0.5, application/json;q=0.4",
+            "*/*;q=0.1, text/plain;q=0.2",
+            "text/plain , application/json ; q=0",
+            "*/*, application/json;Q=0.5",
+            "application/openmetrics-text",
+            "application/json, application/openmetrics-text; version=1.0.0; q=0.001",
             // Prometheus 2.42 and 3.5, VictoriaMetrics, and Prometheus before 2.0.
-            &[
-                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-            ],
-            &[
-                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
-            ],
-            &["text/plain;version=0.0.4;q=1,*/*;q=0.1"],
-            &[
-                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,text/plain;version=0.0.4;q=0.3",
-            ],
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            "text/plain;version=0.0.4;q=1,*/*;q=0.1",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,text/plain;version=0.0.4;q=0.3",
         ] {
-            assert!(prefers_text(text.iter().copied()), "{text:?}");
+            assert!(prefers_text(Some(text)), "{text:?}");
         }
     }
 }

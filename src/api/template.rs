@@ -7,6 +7,7 @@ use super::{Route, path_and_query};
 
 /// The paths of all routes; that of `OPTIONS *`, by which a supervisor asks whether a server answers; and what stands for all others.
 pub const TEMPLATES: &[&str] = &[
+    "/",
     "/order",
     "/order/{order_id}",
     "/orders",
@@ -33,6 +34,7 @@ pub fn of_route(route: &Route) -> usize {
         Route::Cancel(_) => "/orders/{order_id}/cancel",
         Route::Metrics | Route::Prometheus => "/metrics",
         Route::Health => "/healthz",
+        Route::Page(_) | Route::Usage(_) => "/",
     };
     TEMPLATES.iter().position(|known| *known == template).unwrap_or(OTHER)
 }
@@ -59,7 +61,7 @@ mod tests {
     fn a_route_and_a_refused_request_for_the_same_path_count_alike() {
         let id = |template: &str| template.replace("{order_id}", "a%2Fb");
         for template in TEMPLATES[..OTHER].iter().filter(|template| **template != "*") {
-            let found = [Method::Get, Method::Post].map(|method| route(method, &id(template), Some("application/json")));
+            let found = [Method::Get, Method::Post].map(|method| route(method, &id(template), |_| Some("application/json")));
             let routes: Vec<_> = found.iter().filter_map(|route| route.as_ref().ok()).collect();
             assert_eq!(routes.len(), 1, "{template} has one method");
             assert_eq!(TEMPLATES[of_route(routes[0])], *template);
@@ -73,8 +75,8 @@ mod tests {
             ("/order/1?x=1", "/order/{order_id}"),
             ("http://shop/orders/%zz", "/orders/{order_id}"),
             ("*", "*"),
-            ("/", "other"),
-            ("", "other"),
+            ("/", "/"),
+            ("//", "other"),
             ("/order/", "other"),
             ("/order/1/2", "other"),
             ("/orders//retry", "other"),

@@ -42,13 +42,8 @@ impl<'a> Head<'a> {
 
     /// The value of the first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&'a str> {
-        self.headers(name).next()
-    }
-
-    /// The values of all headers of this name, in any case.
-    pub fn headers(&self, name: &str) -> impl Iterator<Item = &'a str> {
-        let is_named = move |header: &&tiny_http::Header| header.field.as_str().as_str().eq_ignore_ascii_case(name);
-        self.request.headers().iter().filter(is_named).map(|header| header.value.as_str())
+        let is_named = |header: &&tiny_http::Header| header.field.as_str().as_str().eq_ignore_ascii_case(name);
+        self.request.headers().iter().find(is_named).map(|header| header.value.as_str())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Group commit: one thread takes all changes that are waiting, commits them in one transaction with one fsync, and finishes
 //! each in the order of the queue. While it commits, the next ones gather.
 //!
-//! The committer thread alone owns the writer. Every change goes this way, the processor's too. Without changes the thread sleeps
+//! The committer thread alone owns the backend. Every change goes this way, the processor's too. Without changes the thread sleeps
 //! without a timeout. There is deliberately no second way to commit and no call to flush: what is in the queue is committed
 //! without anybody's help.
 //!
@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use super::Refused;
 use super::alarm::Alarm;
-use super::checkpoints::Duty;
-use super::figures::Meters;
-use super::sqlite::{BUSY_TIMEOUT, Writer};
+use super::backend::Backend;
+use super::figures::{Done, Meters};
+use super::sqlite::BUSY_TIMEOUT;
 use super::write::Write;
 use crate::error::Error;
 use crate::os::clock::Clock;
@@ -40,20 +40,14 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread, which takes over `writer`.
+    /// Starts the thread, which takes over `backend`.
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub(super) fn start(
-        writer: Writer,
-        duty: Duty,
-        clock: Clock,
-        alarm: Arc<Alarm>,
-        meters: Arc<Meters>,
-    ) -> Result<Committer, Error> {
+    pub(super) fn start(backend: Backend, clock: Clock, alarm: Arc<Alarm>, meters: Arc<Meters>) -> Result<Committer, Error> {
+        meters.log_bytes(backend.log_bytes());
         let queue = Arc::new(Queue::default());
-        let mut worker = Worker { queue: queue.clone(), writer, duty, clock, alarm, meters, refused_in_a_row: 0 };
-        worker.meters.log_bytes(worker.writer.log_bytes());
+        let mut worker = Worker { queue: queue.clone(), backend, clock, alarm, meters, refused_in_a_row: 0 };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || worker.run()).map_err(Error::Thread)?;
         Ok(Committer { queue, thread: Mutex::new(Some(thread)) })
     }
@@ -107,8 +101,7 @@ impl Drop for Committer {
 /// What the thread owns.
 struct Worker {
     queue: Arc<Queue>,
-    writer: Writer,
-    duty: Duty,
+    backend: Backend,
     clock: Clock,
     alarm: Arc<Alarm>,
     meters: Arc<Meters>,
@@ -138,35 +131,32 @@ impl Worker {
         }
         let begun = Instant::now();
         let mut outcome = self.transaction(batch);
-        if outcome.as_ref().is_err_and(|e| matches!(e, Error::DiskFull | Error::Unwritable(_)))
-            && self.duty.makes_room(&mut self.writer)
-        {
+        if outcome.as_ref().is_err_and(|e| matches!(e, Error::DiskFull | Error::Unwritable(_))) && self.backend.makes_room() {
             outcome = self.transaction(batch);
         }
-        if let Ok(now_ms) = outcome {
-            self.meters.committed(batch.len(), begun.elapsed(), self.writer.done(), now_ms);
-            self.meters.log_bytes(self.writer.log_bytes());
-        }
-        let outcome = outcome.map(drop).map_err(Refused::new);
+        let outcome = outcome.map_err(Refused::new).map(|(done, now_ms)| {
+            self.meters.committed(batch.len(), begun.elapsed(), &done, now_ms);
+            self.meters.log_bytes(self.backend.log_bytes());
+        });
         self.note(batch.len(), &outcome);
         outcome
     }
 
-    /// Gives the time of day that its changes have.
-    fn transaction(&mut self, batch: &mut [Write]) -> Result<i64, Error> {
+    /// Gives what was done, and the time of day that it has.
+    fn transaction(&mut self, batch: &mut [Write]) -> Result<(Done, i64), Error> {
         let now_ms = self.clock.now_ms();
-        let writer = &mut self.writer;
-        let transaction = || writer.transaction(|tx| batch.iter_mut().try_for_each(|write| write.apply(tx, now_ms)));
+        let backend = &mut self.backend;
+        let transaction = || backend.apply(batch, now_ms);
         // A panic must not take the thread with it: the processor, for one, waits for its change to be finished.
         let panicked = |_| Err(Error::Database("panicked in a transaction".into()));
-        catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(panicked).map(|()| now_ms)
+        Ok((catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(panicked)?, now_ms))
     }
 
     /// Only now, as those who asked have waited long enough.
     fn look_after_log(&mut self, outcome: &Result<(), Refused>) {
         match outcome {
-            Ok(()) => self.duty.committed(&mut self.writer),
-            Err(error) if matches!(**error, Error::Broken(_)) => self.duty.give_up(),
+            Ok(()) => self.backend.committed(),
+            Err(error) if matches!(**error, Error::Broken(_)) => self.backend.give_up(),
             Err(_) => {}
         }
     }

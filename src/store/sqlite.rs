@@ -136,9 +136,9 @@ impl Writer {
         Ok(value)
     }
 
-    /// What the last transaction that was committed has done.
-    pub(super) fn done(&self) -> &Done {
-        &self.done
+    /// What the last transaction that was committed has done. To be asked once.
+    pub(super) fn take_done(&mut self) -> Done {
+        std::mem::take(&mut self.done)
     }
 
     /// What is written behind a log that was cut is not found by any recovery.

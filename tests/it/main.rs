@@ -12,6 +12,7 @@ mod tidy;
 
 mod api {
     mod browsers;
+    mod home;
     mod input;
     mod metrics;
     mod pages;
@@ -56,6 +57,7 @@ mod process {
     mod deploy;
     mod examples;
     mod operator;
+    mod prometheus;
     mod renewal;
     mod start;
     mod stop;
