@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::Status;
 use crate::config::{Config, SETTINGS, duration};
 use crate::error::Error;
+use crate::os::logging;
 use crate::os::marks::{BY, OF};
 use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, WORKER_OF};
 use crate::store::retention::FINISHED;
@@ -45,7 +46,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             if !e.is_reported() {
-                eprintln!("orderd: {e}");
+                logging::last_words(&e);
             }
             ExitCode::from(e.exit_status())
         }

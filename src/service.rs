@@ -78,6 +78,9 @@ impl Service {
         };
         let (id, notify) = (order.order_id.clone(), self.processor.notify.clone());
         self.store.create(order, move |stored| {
+            if let Ok(created) = &stored {
+                log::debug!(order = id.as_str(); "{}", in_words(*created));
+            }
             if let Ok(Created::New) = stored {
                 notify();
             }
@@ -89,6 +92,7 @@ impl Service {
     fn retried(request: Request, notify: &Notify, revived: Result<Revived, Unstored>) {
         request.answer(match revived {
             Ok(Revived::Pending(order)) => {
+                log::info!(order = order.order_id.as_str(), attempts = order.attempts; "an operator has it tried again");
                 notify();
                 reply::order(&order)
             }
@@ -167,8 +171,16 @@ impl Handler for Service {
     }
 }
 
+fn in_words(created: Created) -> &'static str {
+    match created {
+        Created::New => "created",
+        Created::Replayed => "sent again; it was there already",
+        Created::Conflict => "refused; another order has this id",
+    }
+}
+
 fn unreadable(error: Error) -> Reply {
-    log::error!("read refused: {error}");
+    log::error!(why:% = error; "read refused");
     Refusal::Unreadable.into()
 }
 

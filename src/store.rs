@@ -53,6 +53,13 @@ pub struct Counts {
     pub processing_ms: u64,
 }
 
+impl Counts {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.pending + self.processing + self.completed + self.failed
+    }
+}
+
 /// Which orders to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {

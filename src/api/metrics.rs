@@ -16,7 +16,7 @@ pub fn json(counts: &Counts) -> Reply {
     reply::json(
         200,
         &Body {
-            total_orders: counts.pending + counts.processing + counts.completed + counts.failed,
+            total_orders: counts.total(),
             average_processing_time,
             status_counts: StatusCounts {
                 pending: counts.pending,

@@ -8,6 +8,7 @@ use super::print;
 use crate::Status;
 use crate::config::Config;
 use crate::error::Error;
+use crate::os::logging;
 use crate::store::{Lock, Opening, Store, retention};
 
 /// How often to say how far it is.
@@ -15,6 +16,7 @@ const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// Deletes orders in these statuses that ended longer than `older_than` ago.
 pub fn run(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(), Error> {
+    logging::init(config.log_level, config.log_format);
     if !config.db.exists() {
         return Err(Error::Usage(format!("{} does not exist; name the database with --db", config.db.display())));
     }

@@ -26,7 +26,7 @@ const RENEWAL_REMINDER: Duration = Duration::from_millis(250);
 
 /// Serves until a signal asks for a stop.
 pub fn run(config: &Config) -> Result<(), Error> {
-    logging::init(config.log_level);
+    logging::init(config.log_level, config.log_format);
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);
     }

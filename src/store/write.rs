@@ -138,7 +138,7 @@ impl Write {
             Write::Process(asked) => asked.apply(|Process { ended, claim }| {
                 for ending in ended {
                     if !tx.end(ending, now_ms)? {
-                        log::warn!("order number {} was changed by someone else while it was processed", ending.order.seq);
+                        log::warn!(number = ending.order.seq; "an order was changed by someone else while it was processed");
                     }
                 }
                 if *claim > 0 { tx.claim(*claim, now_ms) } else { Ok(Vec::new()) }
