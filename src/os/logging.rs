@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn only_the_level_has_a_colour_and_only_if_it_is_to_have_one() {
-        let line = text(Level::Error, "\u{1b}[1m", &[("k", "\u{1b}[2m")], true);
+        let line = text(Level::Error, "\u{1b}[1m", [("k", "\u{1b}[2m")], true);
         assert_eq!(&line[25..], "\u{1b}[31mERROR\u{1b}[0m \\u{1b}[1m k=\"\\u{1b}[2m\"\n");
     }
 }

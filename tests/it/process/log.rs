@@ -86,6 +86,18 @@ fn all_that_happens_to_an_order_is_found_by_its_id() {
     server.stop();
 }
 
+#[test]
+fn what_an_operator_does_to_an_order_is_found_by_its_id() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--log-level", "debug", "--concurrency", "0", "--keep", "1ms"]);
+    server.post(order("a")).expect_status(200);
+    server.ask(request("POST", "/orders/a/cancel", &["Content-Length: 0"], "")).expect_status(200);
+    let deleted = "DEBUG deleted order=a status=Cancelled";
+    poll_until(PATIENCE, || about(&server, "a").contains(&deleted.to_string()));
+    assert_eq!(about(&server, "a"), ["DEBUG created order=a", "INFO  cancelled by an operator order=a attempts=0", deleted]);
+    poll_until(PATIENCE, || server.stderr().contains("kept for long enough are deleted status=Cancelled deleted=1"));
+}
+
 /// Where what a command says is not logged, the line of its failure has it.
 #[test]
 fn a_failure_is_told_with_its_reason_also_where_output_is_not() {
