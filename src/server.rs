@@ -3,6 +3,7 @@
 //! Embedding programs use [`Server`] alone. Nothing here ends the process: who starts a server says what happens when the
 //! database can no longer be written, or when only a fresh process can serve.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,14 @@ use crate::error::Error;
 use crate::http::Http;
 use crate::http::listener::{Address, Listener};
 use crate::processing::retries::Retries;
+use crate::processing::work::Work;
 use crate::processing::{Processor, Settings};
 use crate::service::{self, Service};
 use crate::store::retention::Retention;
 use crate::store::{Lock, Opening, Refused, Store};
+
+/// How much of a command is in the log, in characters.
+const MAX_LOGGED_COMMAND: usize = 200;
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -128,6 +133,7 @@ impl Server {
         });
         match http {
             Ok(http) => {
+                announce(config, &store, lock.database(), &address);
                 Ok(Server(Some(Running { http, processor, store, retention, shutdown_timeout, exec_timeout, _lock: lock })))
             }
             Err(e) => {
@@ -186,6 +192,23 @@ impl Server {
     fn running(&self) -> &Running {
         self.0.as_ref().expect("only stopping takes it away, and that consumes the server")
     }
+}
+
+/// The line that the log begins with.
+fn announce(config: &Config, store: &Store, database: &Path, address: &Address) {
+    let processing = match &config.work {
+        _ if config.concurrency == Some(0) => "nothing: orders are kept as they come".into(),
+        Work::Wait => format!("waiting for {:?}", config.processing_time),
+        Work::Command(command) => format!("running {}", command.chars().take(MAX_LOGGED_COMMAND).collect::<String>()),
+        Work::Function(_) => "calling a function".into(),
+    };
+    // Without them there is worse to be said, by whoever reads next.
+    let counts = store.counts().unwrap_or_default();
+    log::info!(
+        version = env!("CARGO_PKG_VERSION"), address:%, db:% = database.display(), orders = counts.total(),
+        pending = counts.pending, failed = counts.failed, processing;
+        "serving"
+    );
 }
 
 impl Drop for Server {

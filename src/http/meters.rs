@@ -26,13 +26,6 @@ struct Kind {
     time: Histogram,
 }
 
-/// A request that is under way: of which kind it is, and since when.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Timed {
-    pub(super) kind: usize,
-    pub(super) since: Instant,
-}
-
 /// What a server has done so far.
 #[derive(Debug)]
 pub struct Figures {
@@ -64,13 +57,13 @@ impl Meters {
         Meters { kinds: kinds.iter().map(kind).collect(), connections: AtomicUsize::new(0) }
     }
 
-    /// A request is about to be answered with this status.
-    pub(super) fn answered(&self, request: Timed, status: u16) {
-        let Some(kind) = self.kinds.get(request.kind) else { return };
+    /// A request of this kind, whose turn began then, is about to be answered with this status.
+    pub(super) fn answered(&self, kind: usize, begun: Instant, status: u16) {
+        let Some(kind) = self.kinds.get(kind) else { return };
         if let Some(count) = usize::from(status).checked_sub(STATUSES.start).and_then(|at| kind.statuses.get(at)) {
             count.add(1);
         }
-        kind.time.record_time(request.since.elapsed());
+        kind.time.record_time(begun.elapsed());
     }
 
     /// So many connections are open.
@@ -98,7 +91,7 @@ mod tests {
         let meters = Meters::new(&["/order", "other"]);
         let now = Instant::now();
         for (kind, status) in [(0, 200), (0, 200), (0, 503), (1, 404), (1, 99), (1, 600), (2, 200)] {
-            meters.answered(Timed { kind, since: now }, status);
+            meters.answered(kind, now, status);
         }
         let read = meters.read();
         let told: Vec<_> = read.requests.iter().map(|kind| (kind.kind, &kind.statuses[..])).collect();
@@ -113,7 +106,7 @@ mod tests {
         let meters = Meters::new(&["/order", "other"]);
         let of_each = |_| {
             let begun = Instant::now();
-            (0..EACH).for_each(|_| meters.answered(Timed { kind: 0, since: Instant::now() }, 200));
+            (0..EACH).for_each(|_| meters.answered(0, Instant::now(), 200));
             begun.elapsed() / EACH
         };
         let best = (0..200).map(of_each).min().unwrap_or_default();

@@ -56,6 +56,7 @@ mod process {
     mod cli;
     mod deploy;
     mod examples;
+    mod log;
     mod operator;
     mod prometheus;
     mod renewal;

@@ -1,7 +1,7 @@
 //! The metrics as those read them who collect them: promtool, and a Prometheus server that scrapes a running orderd; and what
 //! `deploy/` and `docs/metrics.md` have for it.
 //!
-//! Where these programs are not installed, a test says so and passes.
+//! Where these programs are not installed, a test says so and passes; CI must have them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,6 +20,12 @@ fn text_of(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
+fn missing<T>(program: &str, e: &std::io::Error) -> Option<T> {
+    assert!(std::env::var_os("CI").is_none_or(|value| value.is_empty()), "CI has no {program}: {e}");
+    eprintln!("left out, as there is no {program} (Debian: apt-get install prometheus): {e}");
+    None
+}
+
 /// Runs promtool, and says what it says if it finds a fault. `None`, and says so, where there is none.
 #[track_caller]
 fn promtool(args: &[&str], input: &str) -> Option<()> {
@@ -28,10 +34,7 @@ fn promtool(args: &[&str], input: &str) -> Option<()> {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = match piped.spawn() {
         Ok(child) => child,
-        Err(e) => {
-            eprintln!("not tried: promtool: {e}");
-            return None;
-        }
+        Err(e) => return missing("promtool", &e),
     };
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
@@ -45,7 +48,9 @@ fn expressions() -> Vec<String> {
     fn collect(value: &Value, into: &mut Vec<String>) {
         match value {
             Value::Object(fields) => fields.iter().for_each(|(name, value)| match value {
-                Value::String(text) if name == "expr" => into.push(text.replace("$__rate_interval", "1m").replace("$job", "orderd")),
+                Value::String(text) if name == "expr" => {
+                    into.push(text.replace("$__rate_interval", "1m").replace("$job", "orderd"))
+                }
                 value => collect(value, into),
             }),
             Value::Array(values) => values.iter().for_each(|value| collect(value, into)),
@@ -153,10 +158,7 @@ impl Prometheus {
         command.args(["--web.listen-address", "127.0.0.1:0"]).current_dir(folder.path());
         let mut child = match command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
             Ok(child) => child,
-            Err(e) => {
-                eprintln!("not tried: prometheus: {e}");
-                return None;
-            }
+            Err(e) => return missing("prometheus", &e),
         };
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let mut said = String::new();
