@@ -119,10 +119,13 @@ impl View<'_> {
     }
 }
 
-/// Each reads the index that holds just the orders that it is about.
+/// Each reads the index that holds just the orders that it is about. Named, as SQLite would rather sort those of another.
 const OLDEST_PENDING: &str = "SELECT min(created_at) FROM (
-     SELECT * FROM (SELECT created_at FROM orders WHERE status = 'Pending' AND retry_at = 0 ORDER BY seq LIMIT 1)
-     UNION ALL SELECT * FROM (SELECT created_at FROM orders WHERE status = 'Pending' AND retry_at > 0 ORDER BY seq LIMIT 1))";
+     SELECT * FROM (SELECT created_at FROM orders INDEXED BY orders_fresh
+                    WHERE status = 'Pending' AND retry_at = 0 ORDER BY seq LIMIT 1)
+     UNION ALL
+     SELECT * FROM (SELECT created_at FROM orders INDEXED BY orders_delayed
+                    WHERE status = 'Pending' AND retry_at > 0 ORDER BY seq LIMIT 1))";
 const NEWEST_COMPLETION: &str = "SELECT completed_at FROM orders WHERE status = 'Completed' ORDER BY seq DESC LIMIT 1";
 
 /// What [`order_of`] reads.
