@@ -12,6 +12,8 @@
 mod alarm;
 mod checkpoints;
 mod commit;
+mod ends;
+pub mod orders;
 pub mod retention;
 mod sqlite;
 mod steps;
@@ -28,6 +30,7 @@ use crate::os::clock::Clock;
 use alarm::Alarm;
 use checkpoints::Checkpoints;
 use commit::Committer;
+use ends::Waiting;
 pub use sqlite::Lock;
 use sqlite::Readers;
 use steps::Steps;
@@ -189,6 +192,19 @@ impl Store {
         self.readers.view(|view| view.order(id))
     }
 
+    /// The place of an order in the order of arrival, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    /// As said above.
+    fn place(&self, id: &OrderId) -> Result<Option<i64>, Error> {
+        self.readers.view(|view| view.place(id))
+    }
+
+    /// From now on whoever has this hears when the order at `place` has ended by a change of this store.
+    fn wait_for(&self, place: i64) -> Waiting<'_> {
+        self.committer.ends().wait_for(place)
+    }
+
     /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
     ///
     /// # Errors
@@ -252,6 +268,8 @@ impl Store {
     pub fn close(&self) {
         self.committer.close();
         self.readers.close();
+        // Whoever waits is refused now.
+        self.committer.ends().tell_all();
         // Last, as it has the file open besides, and closing that would drop SQLite's locks.
         self.checkpoints.close();
     }
