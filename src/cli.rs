@@ -158,7 +158,7 @@ fn age(text: &OsStr) -> Result<Duration, Error> {
 fn finished(text: &OsStr) -> Result<Status, Error> {
     let text = text.to_string_lossy();
     let status = Status::from_word(&text).filter(|status| FINISHED.contains(status));
-    status.ok_or_else(|| Error::Usage(format!("--status: {text:?} is not understood; use Completed or Failed")))
+    status.ok_or_else(|| Error::Usage(format!("--status: {text:?} is not understood; use Completed, Failed or Cancelled")))
 }
 
 fn help() -> String {

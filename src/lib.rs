@@ -67,12 +67,14 @@
 //! ```text
 //!   POST /order           claim               complete
 //!  ------------> Pending --------> Processing ----------> Completed
-//!                 ^   ^                |  |
-//!                 |   +----------------+  | fail
-//!                 |     retry (delayed),  +------> Failed
-//!                 |     put back (stop)              |
-//!                 +----------------------------------+
-//!                              revive (operator)
+//!               | ^   ^                |  |
+//!               | |   +----------------+  | fail
+//!               | |     retry (delayed),  +------> Failed
+//!               | |     put back (stop)              |
+//!               | +----------------------------------+
+//!               |              revive (operator)
+//!               +---> Cancelled
+//!             cancel
 //! ```
 //!
 //! # Promises
