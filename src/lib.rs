@@ -32,7 +32,7 @@
 //! # }
 //! ```
 //!
-//! [`Orders`] also reads, lists and retries orders, from any thread. A server that listens takes orders over HTTP as well, and says
+//! [`Orders`] also reads, lists, cancels and retries orders, from any thread. A server that listens takes orders over HTTP as well, and says
 //! where:
 //!
 //! ```

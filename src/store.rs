@@ -224,9 +224,9 @@ impl Store {
         self.readers.view(|view| view.place(id))
     }
 
-    /// From now on whoever has this hears when the order at `place` has ended by a change of this store.
-    fn wait_for(&self, place: i64) -> Waiting<'_> {
-        self.committer.ends().wait_for(place)
+    /// From now on whoever has this hears when this order, which is at `place`, has ended by a change of this store.
+    fn wait_for(&self, place: i64, id: OrderId) -> Waiting<'_> {
+        self.committer.ends().wait_for(place, id)
     }
 
     /// The whole record of an order that has been claimed, or `None` if it has been deleted since.

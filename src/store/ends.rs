@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::write::Write;
+use crate::order::OrderId;
 use crate::os::sync::unpoisoned;
 
 /// All who wait.
@@ -19,8 +20,9 @@ pub(super) struct Ends {
     bells: Mutex<HashMap<i64, Vec<Arc<Bell>>>>,
 }
 
-#[derive(Default)]
 struct Bell {
+    /// By which a change knows it that does not know its place.
+    id: OrderId,
     is_rung: Mutex<bool>,
     rung: Condvar,
 }
@@ -33,9 +35,9 @@ pub(super) struct Waiting<'a> {
 }
 
 impl Ends {
-    /// From now on the end of the order at `place` is told. Whoever reads the row afterwards misses none.
-    pub(super) fn wait_for(&self, place: i64) -> Waiting<'_> {
-        let bell = Arc::<Bell>::default();
+    /// From now on the end of this order, which is at `place`, is told. Whoever reads the row afterwards misses none.
+    pub(super) fn wait_for(&self, place: i64, id: OrderId) -> Waiting<'_> {
+        let bell = Arc::new(Bell { id, is_rung: Mutex::default(), rung: Condvar::new() });
         unpoisoned(&self.bells).entry(place).or_default().push(bell.clone());
         self.waiting.fetch_add(1, Ordering::SeqCst);
         Waiting { ends: self, place, bell }
@@ -49,6 +51,9 @@ impl Ends {
         let bells = unpoisoned(&self.bells);
         for place in committed.iter().flat_map(Write::ended) {
             bells.get(&place).into_iter().flatten().for_each(|bell| bell.ring());
+        }
+        for id in committed.iter().filter_map(Write::cancelled) {
+            bells.values().flatten().filter(|bell| bell.id == *id).for_each(|bell| bell.ring());
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::retention::FINISHED;
-use super::{Counts, Created, Filter, Page, Refused, Revived, Store};
+use super::{Changed, Counts, Created, Filter, Page, Refused, Store};
 use crate::error::Error;
 use crate::order::{NewOrder, Order, OrderId};
 
@@ -43,6 +43,8 @@ pub enum OrderError {
     Conflict,
     /// Only a failed order can be tried again.
     NotFailed,
+    /// Only a pending order can be cancelled.
+    NotPending,
     /// The order has not ended within the time. It is as it stands here, and goes on.
     TimedOut(Box<Order>),
     /// The store refuses, and nothing is changed; where [`Error::is_transient`] says so, the same call may succeed later.
@@ -55,6 +57,7 @@ impl fmt::Display for OrderError {
             OrderError::Unknown => f.write_str("there is no such order"),
             OrderError::Conflict => f.write_str("an order with this id and other content exists"),
             OrderError::NotFailed => f.write_str("only a failed order can be tried again"),
+            OrderError::NotPending => f.write_str("only a pending order can be cancelled"),
             OrderError::TimedOut(order) => write!(f, "order {} is still {}", order.order_id, order.status.as_str()),
             OrderError::Store(error) => error.fmt(f),
         }
@@ -124,14 +127,19 @@ impl Orders {
     /// # Errors
     /// [`OrderError::Unknown`], [`OrderError::NotFailed`], [`OrderError::Store`].
     pub fn retry(&self, order_id: impl AsRef<str>) -> Result<Order, OrderError> {
-        match committed(|done| self.store.revive(named(order_id), move |revived| _ = done.send(revived)))? {
-            Revived::Pending(order) => {
-                (self.notify)();
-                Ok(*order)
-            }
-            Revived::NotFailed => Err(OrderError::NotFailed),
-            Revived::Unknown => Err(OrderError::Unknown),
-        }
+        let revived = committed(|done| self.store.revive(named(order_id), move |revived| _ = done.send(revived)))?;
+        let order = changed(revived, OrderError::NotFailed)?;
+        (self.notify)();
+        Ok(order)
+    }
+
+    /// Takes a pending order back, also one that waits to be tried again, and returns it as `Cancelled`.
+    ///
+    /// # Errors
+    /// [`OrderError::Unknown`], [`OrderError::NotPending`], [`OrderError::Store`].
+    pub fn cancel(&self, order_id: impl AsRef<str>) -> Result<Order, OrderError> {
+        let cancelled = committed(|done| self.store.cancel(named(order_id), move |cancelled| _ = done.send(cancelled)))?;
+        changed(cancelled, OrderError::NotPending)
     }
 
     /// How many orders there are in each status. Costs the same with ten orders and with ten million.
@@ -151,7 +159,7 @@ impl Orders {
         // Beyond what an `Instant` can say, it is for ever.
         let until = Instant::now().checked_add(timeout);
         let place = self.store.place(&id)?.ok_or(OrderError::Unknown)?;
-        let waiting = self.store.wait_for(place);
+        let waiting = self.store.wait_for(place, id.clone());
         loop {
             let order = self.store.order(&id)?.ok_or(OrderError::Unknown)?;
             if FINISHED.contains(&order.status) {
@@ -169,6 +177,14 @@ impl Orders {
 /// An id that breaks the limits of one is as unknown as any other that nobody has used.
 fn named(order_id: impl AsRef<str>) -> OrderId {
     OrderId::from_stored(order_id.as_ref().to_string())
+}
+
+fn changed(outcome: Changed, if_not: OrderError) -> Result<Order, OrderError> {
+    match outcome {
+        Changed::To(order) => Ok(*order),
+        Changed::Not => Err(if_not),
+        Changed::Unknown => Err(OrderError::Unknown),
+    }
 }
 
 /// Asks for a change, and waits for its answer.

@@ -161,6 +161,14 @@ impl Write {
         ended.iter().filter(is_end).map(|ending| ending.order.seq)
     }
 
+    /// The id of the order that it cancels.
+    pub(super) fn cancelled(&self) -> Option<&OrderId> {
+        match self {
+            Write::Cancel(asked) => Some(&asked.change),
+            _ => None,
+        }
+    }
+
     /// Tells whoever asked what became of the transaction.
     pub(super) fn finish(self, outcome: Result<(), Refused>) {
         match self {

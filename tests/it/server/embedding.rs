@@ -92,6 +92,26 @@ fn a_failed_order_is_retried_and_no_other() {
 }
 
 #[test]
+fn a_pending_order_is_cancelled_and_who_waits_for_it_is_told() {
+    let folder = Folder::new();
+    let (listen, db) = (Listen::None, folder.file("orders.db"));
+    let server = Server::start(&Config { listen, db, concurrency: Some(0), ..Config::default() }).unwrap();
+    let orders = server.orders();
+    let begun = Instant::now();
+    let rounds = 20;
+    for n in 0..rounds {
+        let (id, waiting) = (n.to_string(), orders.clone());
+        create(&orders, &id);
+        let told = std::thread::spawn(move || waiting.wait(n.to_string(), PATIENCE));
+        assert_eq!(orders.cancel(&id).unwrap().status, Status::Cancelled);
+        assert_eq!(told.join().unwrap().unwrap().status, Status::Cancelled);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(rounds / 2), "{:?} for {rounds} orders", begun.elapsed());
+    assert!(matches!(orders.cancel("0"), Err(OrderError::NotPending)));
+    assert!(matches!(orders.cancel("none"), Err(OrderError::Unknown)));
+}
+
+#[test]
 fn whoever_waits_too_short_gets_the_order_as_it_is() {
     let folder = Folder::new();
     let (release, released) = channel::<()>();
@@ -189,6 +209,7 @@ fn after_a_stop_every_call_is_refused_and_nobody_waits_on() {
         orders.get("a").map(drop),
         orders.counts().map(drop),
         orders.retry("a").map(drop),
+        orders.cancel("a").map(drop),
         orders.wait("a", PATIENCE).map(drop),
     ] {
         assert!(matches!(refused, Err(OrderError::Store(_))), "{refused:?}");
