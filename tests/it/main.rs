@@ -13,6 +13,7 @@ mod tidy;
 
 mod api {
     mod browsers;
+    mod home;
     mod input;
     mod pages;
     mod records;
