@@ -1,7 +1,7 @@
 //! A running server: joins the rooms, from the locked database to the open socket, and takes them apart again.
 //!
-//! Embedding programs use [`Server`], and what it gives out, alone. Nothing here ends the process: who starts a server says what happens when the
-//! database can no longer be written, or when only a fresh process can serve.
+//! Embedding programs use [`Server`], and what it gives out, alone. Nothing here ends the process: who starts a server says what
+//! happens when the database can no longer be written, or when only a fresh process can serve.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,11 +13,15 @@ use crate::error::Error;
 use crate::http::Http;
 use crate::http::listener::{Address, Listener};
 use crate::processing::retries::Retries;
+use crate::processing::work::Work;
 use crate::processing::{Processor, Settings};
 use crate::service::{self, Service};
 use crate::store::orders::Orders;
 use crate::store::retention::Retention;
 use crate::store::{Lock, Opening, Refused, Store};
+
+/// How much of a command is in the log, in characters.
+const MAX_LOGGED_COMMAND: usize = 200;
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -75,7 +79,7 @@ struct Running {
     shutdown_timeout: Duration,
     exec_timeout: Duration,
     /// Kept until everything that uses the database has ended.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Server {
@@ -134,9 +138,10 @@ impl Server {
         match http.transpose() {
             Ok(http) => {
                 let orders = Orders::new(store.clone(), processor.notifier());
-                let running =
-                    Running { http, orders, processor, store, retention, shutdown_timeout, exec_timeout, _lock: lock };
-                Ok(Server(Some(running)))
+                let running = Running { http, orders, processor, store, retention, shutdown_timeout, exec_timeout, lock };
+                let server = Server(Some(running));
+                server.announce(config);
+                Ok(server)
             }
             Err(e) => {
                 processor.stop(Instant::now());
@@ -203,6 +208,24 @@ impl Server {
         if let Some(running) = self.0.take() {
             running.stop();
         }
+    }
+
+    /// The line that the log begins with.
+    fn announce(&self, config: &Config) {
+        let processing = match &config.work {
+            _ if config.concurrency == Some(0) => "nothing: orders are kept as they come".into(),
+            Work::Wait => format!("waiting for {:?}", config.processing_time),
+            Work::Command(command) => format!("running {}", command.chars().take(MAX_LOGGED_COMMAND).collect::<String>()),
+            Work::Function(_) => "calling a function".into(),
+        };
+        let running = self.running();
+        // Without them there is worse to be said, by whoever reads next.
+        let counts = running.store.counts().unwrap_or_default();
+        log::info!(
+            version = env!("CARGO_PKG_VERSION"), address:% = self, db:% = running.lock.database().display(),
+            orders = counts.total(), pending = counts.pending, failed = counts.failed, processing;
+            "serving"
+        );
     }
 
     fn running(&self) -> &Running {

@@ -43,7 +43,7 @@ pub const TWINS: &str = "Every flag of a server has a twin in the environment, s
 
 /// Serves until a signal asks for a stop.
 fn run(config: &Config, _given: &Given) -> Result<(), Error> {
-    logging::init(config.log_level);
+    logging::init(config.log_level, config.log_format);
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);
     }

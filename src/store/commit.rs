@@ -165,7 +165,7 @@ impl Worker {
         match outcome {
             Ok(()) => {
                 if self.refused_in_a_row > 0 {
-                    log::info!("writes are stored again; {} were refused", self.refused_in_a_row);
+                    log::info!(refused = self.refused_in_a_row; "writes are stored again");
                     self.refused_in_a_row = 0;
                 }
             }
@@ -175,7 +175,7 @@ impl Worker {
                     _ => error.is_transient() && self.refused_in_a_row > 0,
                 };
                 if !is_said {
-                    log::error!("writes refused: {error}");
+                    log::error!(why:% = error; "writes refused");
                 }
                 self.refused_in_a_row += changes;
                 if matches!(**error, Error::Broken(_)) {

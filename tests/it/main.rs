@@ -60,6 +60,7 @@ mod process {
     mod cli;
     mod deploy;
     mod examples;
+    mod log;
     mod operator;
     mod renewal;
     mod start;
