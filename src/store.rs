@@ -33,6 +33,7 @@ use backend::{Readers, Upkeep, read};
 use commit::Committer;
 use ends::Waiting;
 pub use sqlite::Lock;
+pub use sqlite::{backup, check, copy, restore};
 use steps::Steps;
 pub(crate) use write::LONGEST_WAIT_MS;
 use write::{Asked, Process, Prune, Write};
