@@ -66,7 +66,7 @@ pub fn is_there(db: &Path) -> Result<(), Error> {
 
 fn damaged(db: &Path, problems: &[String]) -> String {
     let named = db.display();
-    let lines: String = problems.iter().flat_map(|problem| problem.lines()).map(|line| format!("  {line}\n")).collect();
+    let lines: String = problems.iter().map(|problem| format!("  {problem}\n")).collect();
     format!(
         "{named} is damaged:\n{lines}\
          stop orderd, and go back to a backup by orderd restore FILE, which sets the damaged files aside;\n\

@@ -3,7 +3,7 @@
 //! Reads only, within one transaction, so it sees one moment, also beside a running server. [`mend_counts`] alone writes. What can't
 //! be found out: a bit that was flipped in the text of an order, where no index has the same text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
@@ -136,13 +136,18 @@ pub(super) fn problems(connection: &mut Connection, depth: Depth, watch: &Watch)
     let found = said(connection, &format!("PRAGMA {pragma}({MOST_PROBLEMS})"));
     connection.progress_handler(0, None::<fn() -> bool>)?;
     match found {
-        Ok(words) => Ok(words.into_iter().filter(|word| word != "ok").collect()),
+        // The lines of a tree come as one, below a heading.
+        Ok(said) => Ok(said.iter().flat_map(|said| said.lines()).filter(|line| is_problem(line)).map(str::to_string).collect()),
         Err(e) if e.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Err(copy::stopped()),
         Err(e) => match Error::from(e) {
             Error::Corrupt(what) | Error::Broken(what) => Ok(vec![what]),
             e => Err(e),
         },
     }
+}
+
+fn is_problem(line: &str) -> bool {
+    line != "ok" && !line.starts_with("***")
 }
 
 fn said(connection: &Connection, query: &str) -> rusqlite::Result<Vec<String>> {
@@ -162,7 +167,7 @@ pub(super) fn miscounts(connection: &Connection) -> Result<Vec<Miscount>, Error>
          FROM orders GROUP BY status",
     )?;
     let kept = counts(connection, "SELECT status, orders, processing_ms FROM status_counts")?;
-    let statuses: std::collections::BTreeSet<&String> = rows.keys().chain(kept.keys()).collect();
+    let statuses: BTreeSet<&String> = rows.keys().chain(kept.keys()).collect();
     let of = |counts: &BTreeMap<String, Count>, status: &str| counts.get(status).copied().unwrap_or_default();
     let compared = statuses.into_iter().map(|status| Miscount {
         status: status.clone(),
