@@ -5,14 +5,12 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::error::Error;
 use crate::http::listener::Listener;
 use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, WORKER_OF};
@@ -47,10 +45,7 @@ impl Inherited {
         let parent = Parent(Pid::parent());
         let socket = io::stdin().as_fd().try_clone_to_owned().map_err(misused)?;
         let lock = io::stdout().as_fd().try_clone_to_owned().map_err(misused)?;
-        let listener = match config.listen {
-            Listen::Tcp(_) => Listener::Tcp(TcpListener::from(socket)),
-            Listen::Unix(_) => Listener::Unix(UnixListener::from(socket)),
-        };
+        let listener = Listener::adopt(socket)?;
         // The file that is locked, wherever a link may point by now.
         let database = std::env::var_os(LOCKED).map_or_else(|| config.db.clone(), Into::into);
         let lock = Lock::inherited(&database, File::from(lock))?;

@@ -52,10 +52,13 @@ mod processing {
 }
 
 mod process {
+    mod carried;
     mod cli;
     mod deploy;
     mod examples;
     mod log;
+    mod manager;
+    mod memory;
     mod operator;
     mod renewal;
     mod start;
