@@ -79,7 +79,7 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         };
         let _ = sender.send(event);
     })?;
-    let server = start(config, Foundations { listener, lock, predecessor_lives }, events)?;
+    let server = start(config, Foundations { listener: Some(listener), lock, predecessor_lives }, events)?;
     // The parent listens there too.
     server.leave_socket();
     parent.child_serves();
@@ -108,15 +108,15 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
         Manager::of_this_process().stopping();
         let _ = sender.send(Event::Stop);
     })?;
-    let Ground { listener, lock, is_lent, .. } = Ground::take(config)?;
-    let server = start(config, Foundations { listener, lock, predecessor_lives: false }, events)?;
+    let Ground { listener, address, is_lent, lock } = Ground::take(config)?;
+    let server = start(config, Foundations { listener: Some(listener), lock, predecessor_lives: false }, events)?;
     if is_lent {
         server.leave_socket();
     }
-    announce(server.address());
+    announce(&server);
     let manager = Manager::of_this_process();
-    manager.ready(&format!("listening on {}", server.address()));
-    supervisor::keep_telling(manager, server.address().clone())?;
+    manager.ready(&format!("listening on {server}"));
+    supervisor::keep_telling(manager, address)?;
     follow(server, &inbox, None)?;
     match cut_short.load(Ordering::SeqCst) {
         0 => Ok(()),

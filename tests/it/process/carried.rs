@@ -81,7 +81,11 @@ fn the_debian_package_is_installed_runs_and_is_removed() {
     // Into a root of its own, whose dependencies are this machine's.
     let dpkg = |arguments: &[&str]| {
         let mut command = Command::new("dpkg");
-        command.arg(format!("--root={}", root.display())).args(["--force-depends", "--force-script-chrootless", "--force-not-root"]);
+        command.arg(format!("--root={}", root.display())).args([
+            "--force-depends",
+            "--force-script-chrootless",
+            "--force-not-root",
+        ]);
         command.args(arguments).stdin(Stdio::null()).output()
     };
     let installed = match dpkg(&["--install", package.to_str().unwrap()]) {
