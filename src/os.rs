@@ -4,6 +4,8 @@ pub mod clock;
 pub mod logging;
 pub mod manager;
 pub mod marks;
+pub mod meters;
 pub mod processes;
 pub mod signals;
 pub mod sync;
+pub mod usage;
