@@ -110,7 +110,7 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
         let _ = sender.send(Event::Stop);
     })?;
     let Ground { listener, address, is_lent, lock } = Ground::take(config)?;
-    let server = start(config, Foundations { listener: Some(listener), lock, predecessor_lives: false }, events)?;
+    let server = start(config, Foundations { listener: Some(listener), lock, predecessor_lives: false, restarts: 0 }, events)?;
     if is_lent {
         server.leave_socket();
     }
