@@ -168,7 +168,10 @@ impl Handler for Service {
 }
 
 fn unreadable(error: Error) -> Reply {
-    log::error!("read refused: {error}");
+    // A damaged page has been said by the store, once, as it may be asked for again and again.
+    if !matches!(error, Error::Corrupt(_)) {
+        log::error!("read refused: {error}");
+    }
     Refusal::Unreadable.into()
 }
 

@@ -29,7 +29,7 @@ use alarm::Alarm;
 use checkpoints::Checkpoints;
 use commit::Committer;
 pub use sqlite::Lock;
-use sqlite::Readers;
+use sqlite::{Readers, View};
 use steps::Steps;
 pub(crate) use write::LONGEST_WAIT_MS;
 use write::{Asked, Process, Prune, Write};
@@ -173,12 +173,24 @@ impl Store {
         self.committer.push(Write::ShiftRetries(Asked::new(step_ms, |_| {})));
     }
 
+    /// Reads. A damaged page is said once, and kept in mind for whoever asks for [`trouble`](Self::trouble).
+    fn view<T>(&self, read: impl FnOnce(View<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let result = self.readers.view(read);
+        if let Err(Error::Corrupt(what)) = &result {
+            let error = Refused::new(Error::Corrupt(what.clone()));
+            if self.alarm.note_corrupt(error.clone()) {
+                log::error!("reads refused: {error}");
+            }
+        }
+        result
+    }
+
     /// The status of an order, or `None` if there is none of that id.
     ///
     /// # Errors
     /// As said above.
     pub fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
-        self.readers.view(|view| view.status(id))
+        self.view(|view| view.status(id))
     }
 
     /// The whole record of an order, or `None` if there is none of that id.
@@ -186,7 +198,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
-        self.readers.view(|view| view.order(id))
+        self.view(|view| view.order(id))
     }
 
     /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
@@ -194,7 +206,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
-        self.readers.view(|view| view.claimed_order(claimed))
+        self.view(|view| view.claimed_order(claimed))
     }
 
     /// The claim and the id of every order in `Processing`, whoever has claimed it.
@@ -202,7 +214,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn in_processing(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
-        self.readers.view(|view| view.in_processing())
+        self.view(|view| view.in_processing())
     }
 
     /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records
@@ -212,7 +224,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn page(&self, filter: &Filter, before: Option<i64>, limit: usize, max_bytes: usize) -> Result<Page, Error> {
-        self.readers.view(|view| view.page(filter, before, limit, max_bytes))
+        self.view(|view| view.page(filter, before, limit, max_bytes))
     }
 
     /// The counts that `/metrics` reports. They are kept, not counted, so their cost does not depend on the number of orders.
@@ -220,7 +232,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn counts(&self) -> Result<Counts, Error> {
-        self.readers.view(|view| view.counts())
+        self.view(|view| view.counts())
     }
 
     /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if
@@ -233,7 +245,7 @@ impl Store {
         if let Some(step_ms) = self.steps.look() {
             self.shift_retries(step_ms);
         }
-        self.readers.view(|view| view.next_claim_ms())
+        self.view(|view| view.next_claim_ms())
     }
 
     /// What a person has to look at, though orders may still be stored: the log can't be copied back into the database, and grows; or

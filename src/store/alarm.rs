@@ -27,12 +27,12 @@ impl Alarm {
         self.broken.get().cloned()
     }
 
-    /// Why the database is to be mended by a person, if a change has met a damaged page.
+    /// Why the database is to be mended by a person, if anybody has met a damaged page.
     pub(super) fn corrupt(&self) -> Option<Refused> {
         self.corrupt.get().cloned()
     }
 
-    /// A change has met a damaged page. Says whether it is the first.
+    /// Somebody has met a damaged page. Says whether it is the first time.
     pub(super) fn note_corrupt(&self, error: Refused) -> bool {
         self.corrupt.set(error).is_ok()
     }

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use super::file::{self, FileId};
 use crate::error::Error;
 
-/// How long to wait for a predecessor that is just ending: a restart must not fail because the old process needs a moment.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for a predecessor that is just ending: a restart must not fail because the old process needs a moment. So short
+/// that a second orderd is refused within a second.
+const LOCK_PATIENCE: Duration = Duration::from_millis(800);
 /// What a file is created with, whatever the umask: orders are nobody else's business.
 pub(super) const OWNER_ONLY: u32 = 0o600;
 /// The longest chain of links that is followed: Linux's own limit.
