@@ -186,6 +186,10 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
     let (mut next_tick, mut next_sweep) = (Instant::now(), Instant::now());
     while !watchdog.stopped.load(Ordering::Acquire) {
         let wanted = watchdog.nudges.swap(0, Ordering::AcqRel);
+        let accepts = is_accepting(listening, own.port());
+        if !accepts && !watchdog.retired.load(Ordering::Acquire) {
+            watchdog.ask_for_renewal("connections are no longer accepted");
+        }
         let mut nudges = wanted;
         let mut wake_at = cut_the_late(core, next_tick);
         let now = Instant::now();
@@ -204,9 +208,6 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
             let tick = if seen.connections == 0 { IDLE_TICK } else { TICK };
             // accept() gives up after the read timeout, and a nudge must come before that.
             next_tick = now + tick.min(core.options.read_timeout / 4).max(SHORTEST_TICK);
-            if !is_accepting(listening, own.port()) && !watchdog.retired.load(Ordering::Acquire) {
-                watchdog.ask_for_renewal("connections are no longer accepted");
-            }
         } else if looks_now {
             wake_at = wake_at.min(next_sweep);
         }
@@ -214,11 +215,9 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
         if wanted > 0 {
             next_tick = next_tick.min(now + TICK);
         }
-        // Without a descriptor for a nudge there is none for the next client either, and tiny_http does not survive that.
-        if (0..nudges).any(|_| nudge(&own).is_none()) {
-            if !is_accepting(listening, own.port()) && !watchdog.retired.load(Ordering::Acquire) {
-                watchdog.ask_for_renewal("connections are no longer accepted");
-            }
+        // Without a descriptor for a nudge there is none for the next client either, and tiny_http does not survive that. Once it
+        // accepts nothing more, nudges would only be in the way of those who wait for a successor.
+        if accepts && (0..nudges).any(|_| nudge(&own).is_none()) {
             wake_at = wake_at.min(Instant::now() + SOON);
         }
         std::thread::park_timeout(wake_at.min(next_tick).saturating_duration_since(Instant::now()));
@@ -274,6 +273,7 @@ enum Standing {
 
 /// What a look around comes to.
 struct Census {
+    /// Those that are not lost.
     connections: usize,
     lost: usize,
 }
@@ -308,7 +308,8 @@ impl Sweep {
         );
         // tiny_http has two descriptors of each.
         let lost = self.seen.values().filter(|seen| seen.state == Standing::Lost).count() / 2;
-        Census { connections: self.seen.len() / 2, lost }
+        // Each nudge keeps one of tiny_http's idle threads from ending, and no nudge helps those that are lost.
+        Census { connections: (self.seen.len() / 2).saturating_sub(lost), lost }
     }
 
     fn judge(&self, core: &Core, fd: RawFd, mut seen: Seen, now: Instant) -> Seen {
