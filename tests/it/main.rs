@@ -42,6 +42,7 @@ mod store {
 }
 
 mod processing {
+    mod cancel;
     mod command;
     mod interrupted;
     mod life;
