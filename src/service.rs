@@ -4,6 +4,8 @@
 //! worker that took it. A page of orders may be long, so one thread makes all pages, one at a time: neither a worker nor the
 //! memory for more than a few is ever taken by those who list orders.
 
+mod unavailable;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,6 +20,7 @@ use crate::error::Error;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
 use crate::store::{Changed, Created, Refused as Unstored, Store};
+pub use unavailable::Unavailable;
 
 /// How long a page may wait until earlier ones have been read by their clients.
 const PAGE_PATIENCE: Duration = Duration::from_secs(5);

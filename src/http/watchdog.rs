@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 use super::connections::Activity;
@@ -41,6 +42,8 @@ const SHORTEST_TICK: Duration = Duration::from_millis(5);
 const SOON: Duration = Duration::from_millis(20);
 /// The most nudges at each tick, for connections that no request brings a nudge for. Takes some milliseconds.
 const MAX_NUDGES_A_TICK: usize = 128;
+/// Nudges at once may be no more than this share of the descriptors that there may be: each takes three for a moment.
+const NUDGES_SHARE: usize = 16;
 /// How long tiny_http may take to close a connection whose client has gone, or that has been cut.
 const TO_CLOSE: Duration = Duration::from_secs(2);
 /// A sweep may take a tenth of the watchdog's time.
@@ -184,8 +187,10 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
     let watchdog = &core.watchdog;
     let mut sweep = Sweep::new(core);
     let (mut next_tick, mut next_sweep) = (Instant::now(), Instant::now());
+    let most_nudges =
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(limit, _)| (limit as usize / NUDGES_SHARE).max(1));
     while !watchdog.stopped.load(Ordering::Acquire) {
-        let wanted = watchdog.nudges.swap(0, Ordering::AcqRel);
+        let wanted = watchdog.nudges.swap(0, Ordering::AcqRel).min(most_nudges);
         let accepts = is_accepting(listening, own.port());
         if !accepts && !watchdog.retired.load(Ordering::Acquire) {
             watchdog.ask_for_renewal("connections are no longer accepted");
@@ -204,7 +209,7 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
                 watchdog.ask_for_renewal("too many connections hold threads that cannot be freed");
             }
             // A thread that panics over a connection that was reset takes up no other, so one nudge would release one of many.
-            nudges += seen.connections.clamp(1, MAX_NUDGES_A_TICK);
+            nudges += seen.connections.clamp(1, MAX_NUDGES_A_TICK.min(most_nudges));
             let tick = if seen.connections == 0 { IDLE_TICK } else { TICK };
             // accept() gives up after the read timeout, and a nudge must come before that.
             next_tick = now + tick.min(core.options.read_timeout / 4).max(SHORTEST_TICK);

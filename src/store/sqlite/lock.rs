@@ -81,6 +81,11 @@ impl Lock {
         &self.file
     }
 
+    /// Whether this process or one before it has opened the database since the lock was taken.
+    pub(crate) fn has_been_used(&self) -> bool {
+        self.opened().is_some()
+    }
+
     /// Which file the owner has opened, if it has opened one.
     pub(super) fn opened(&self) -> Option<FileId> {
         let mut record = [0; RECORD_BYTES];
