@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::api::origin::{Hosts, Origin};
 use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
-use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics};
+use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, pages};
 use crate::error::Error;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
@@ -46,6 +46,7 @@ pub struct Processor {
 pub struct Service {
     store: Arc<Store>,
     processor: Processor,
+    address: Address,
     hosts: Hosts,
     pages: Sender<(Request, Query)>,
     writes_in_a_row: AtomicUsize,
@@ -66,7 +67,7 @@ impl Service {
         let from = store.clone();
         let thread = std::thread::Builder::new().name("pages".into());
         thread.spawn(move || make_pages(&from, &asked_for)).map_err(Error::Thread)?;
-        Ok(Service { store, processor, hosts, pages, writes_in_a_row: AtomicUsize::new(0) })
+        Ok(Service { store, processor, address: address.clone(), hosts, pages, writes_in_a_row: AtomicUsize::new(0) })
     }
 
     /// How its front door is set up.
@@ -81,6 +82,9 @@ impl Service {
         };
         let (id, notify) = (order.order_id.clone(), self.processor.notify.clone());
         self.store.create(order, move |stored| {
+            if let Ok(created) = &stored {
+                log::debug!(order = id.as_str(); "{}", in_words(*created));
+            }
             if let Ok(Created::New) = stored {
                 notify();
             }
@@ -113,7 +117,7 @@ impl Handler for Service {
             site: head.header("Sec-Fetch-Site"),
         };
         self.hosts.check(from)?;
-        Ok(api::route(head.method, head.target(), head.header("Content-Type"))?)
+        Ok(api::route(head.method, head.target(), |name| head.header(name))?)
     }
 
     fn handle(&self, route: Route, request: Request) {
@@ -127,14 +131,21 @@ impl Handler for Service {
             Route::Retry(id) => {
                 let notify = self.processor.notify.clone();
                 return self.store.revive(id, move |revived| {
-                    if let Ok(Changed::To(_)) = revived {
+                    if let Ok(Changed::To(order)) = &revived {
+                        let id = order.order_id.as_str();
+                        log::info!(order = id, attempts = order.attempts; "an operator has it tried again");
                         notify();
                     }
                     request.answer(changed(revived, Refusal::NotFailed));
                 });
             }
             Route::Cancel(id) => {
-                return self.store.cancel(id, move |cancelled| request.answer(changed(cancelled, Refusal::NotPending)));
+                return self.store.cancel(id, move |cancelled| {
+                    if let Ok(Changed::To(order)) = &cancelled {
+                        log::info!(order = order.order_id.as_str(), attempts = order.attempts; "cancelled by an operator");
+                    }
+                    request.answer(changed(cancelled, Refusal::NotPending));
+                });
             }
             Route::Health => return self.health(request),
             Route::Orders(query) => {
@@ -142,6 +153,8 @@ impl Handler for Service {
                 let _ = self.pages.send((request, query));
                 return;
             }
+            Route::Page(page) => return request.answer(page.reply()),
+            Route::Usage(host) => return request.answer(pages::usage(&self.address, host.as_ref())),
             Route::OrderStatus(id) => {
                 #[cfg(test)]
                 assert!(id.as_str() != "panic", "a panic on purpose");
@@ -165,6 +178,14 @@ impl Handler for Service {
     }
 }
 
+fn in_words(created: Created) -> &'static str {
+    match created {
+        Created::New => "created",
+        Created::Replayed => "sent again; it was there already",
+        Created::Conflict => "refused; another order has this id",
+    }
+}
+
 /// Answers with the order as it is now, or with why it was left alone.
 fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
     match outcome {
@@ -178,7 +199,7 @@ fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
 fn unreadable(error: Error) -> Reply {
     // A damaged page has been said by the store, once, as it may be asked for again and again.
     if !matches!(error, Error::Corrupt(_)) {
-        log::error!("read refused: {error}");
+        log::error!(why:% = error; "read refused");
     }
     Refusal::Unreadable.into()
 }

@@ -47,7 +47,7 @@ pub const TWINS: &str = "Every flag of a server has a twin in the environment, s
 
 /// Serves until a signal asks for a stop.
 fn run(config: &Config, _given: &Given) -> Result<(), Error> {
-    logging::init(config.log_level);
+    logging::init(config.log_level, config.log_format);
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);
     }
@@ -82,7 +82,7 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         let _ = sender.send(event);
     })?;
     let has_served = lock.has_been_used() && !predecessor_lives;
-    let server = match start(config, Foundations { listener, lock, predecessor_lives }, events) {
+    let server = match start(config, Foundations { listener: Some(listener), lock, predecessor_lives }, events) {
         Err(e) if has_served => return refuse_meanwhile(config, &inbox, e),
         started => started?,
     };
@@ -126,7 +126,7 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
         let _ = sender.send(Event::Stop);
     })?;
     let server = start(config, Foundations::new(config)?, events)?;
-    announce(server.address());
+    announce(&server);
     follow(server, &inbox, None)?;
     match cut_short.load(Ordering::SeqCst) {
         0 => Ok(()),

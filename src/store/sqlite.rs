@@ -33,7 +33,7 @@ pub(super) use checkpoint::{Copied, Copier, LOG_PAGE_BYTES};
 use file::Identity;
 pub use lock::Lock;
 use log::{Log, Written};
-pub(super) use read::{Readers, View};
+pub(super) use read::Readers;
 
 /// How long a write waits for another program, such as the sqlite3 shell in the middle of a correction.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

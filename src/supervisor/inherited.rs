@@ -60,8 +60,9 @@ impl Inherited {
     pub fn listener(config: &Config) -> io::Result<Listener> {
         let socket = io::stdin().as_fd().try_clone_to_owned()?;
         Ok(match config.listen {
-            Listen::Tcp(_) => Listener::Tcp(TcpListener::from(socket)),
             Listen::Unix(_) => Listener::Unix(UnixListener::from(socket)),
+            // No parent has started without an address.
+            Listen::Tcp(_) | Listen::None => Listener::Tcp(TcpListener::from(socket)),
         })
     }
 }
