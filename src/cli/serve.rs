@@ -70,7 +70,7 @@ fn run(config: &Config, _given: &Given) -> Result<(), Error> {
 }
 
 fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
-    let Inherited { listener, lock, predecessor_lives, parent } = inherited;
+    let Inherited { listener, lock, predecessor_lives, restarts, parent } = inherited;
     let (events, inbox) = channel();
     let sender = events.clone();
     signals::watch(&[SIGUSR1, SIGUSR2], move |signal| {
@@ -82,7 +82,8 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         let _ = sender.send(event);
     })?;
     let has_served = lock.has_been_used() && !predecessor_lives;
-    let server = match start(config, Foundations { listener: Some(listener), lock, predecessor_lives }, events) {
+    let foundations = Foundations { listener: Some(listener), lock, predecessor_lives, restarts };
+    let server = match start(config, foundations, events) {
         Err(e) if has_served => return refuse_meanwhile(config, &inbox, e),
         started => started?,
     };

@@ -12,9 +12,15 @@ pub struct Unavailable;
 
 impl Handler for Unavailable {
     type Route = Infallible;
+    // Nobody can ask for the counts here.
+    const KINDS: &'static [&'static str] = &["all"];
 
     fn route(&self, _: &Head<'_>) -> Result<Infallible, Reply> {
         Err(Refusal::Unavailable.into())
+    }
+
+    fn kind(&self, _: Option<&Infallible>, _: Option<&Head<'_>>) -> usize {
+        0
     }
 
     fn handle(&self, route: Infallible, _: Request) {

@@ -28,6 +28,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Error;
 use crate::store::Opening;
+use crate::store::figures::Done;
 pub(super) use change::Tx;
 pub(super) use checkpoint::{Copied, Copier, LOG_PAGE_BYTES};
 use file::Identity;
@@ -76,6 +77,8 @@ pub(super) struct Writer {
     /// The database, as it was when opened.
     file: Identity,
     log: Log,
+    /// What the last commit has done.
+    done: Done,
 }
 
 impl Writer {
@@ -103,7 +106,7 @@ impl Writer {
         connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
         let (file, log) = (Identity::of(path.to_path_buf())?, Log::of(path, written)?);
         checkpoint::before_serving(&connection, path, is_shared)?;
-        Ok(Writer { connection, file, log })
+        Ok(Writer { connection, file, log, done: Done::default() })
     }
 
     /// Runs `change` in a transaction and commits it with an fsync. All of it is on disk when this returns `Ok`, and none of it
@@ -117,17 +120,28 @@ impl Writer {
         // Dropped without a commit, a transaction rolls back.
         let mut tx = Tx::within(&transaction);
         let value = change(&mut tx)?;
-        tx.write_counts()?;
+        let done = tx.write_counts()?;
         transaction.commit()?;
         // A database that was moved or deleted takes commits to the grave, and so does a log with a hole.
         self.file.check()?;
         self.log.check_commit(&self.connection, before)?;
+        self.done = done;
         Ok(value)
+    }
+
+    /// What the last transaction that was committed has done. To be asked once.
+    pub(super) fn take_done(&mut self) -> Done {
+        std::mem::take(&mut self.done)
     }
 
     /// How many pages the log has.
     pub(super) fn log_pages(&self) -> u64 {
         self.log.pages()
+    }
+
+    /// How much of the log is in use.
+    pub(super) fn log_bytes(&self) -> u64 {
+        checkpoint::log_bytes(self.log_pages())
     }
 
     /// Copies the log back; when it begins anew, it is cut to `most_bytes`.
