@@ -6,6 +6,7 @@
 //! replaces.
 
 pub mod metrics;
+pub mod openapi;
 pub mod origin;
 pub mod query;
 pub mod reply;
@@ -38,6 +39,8 @@ pub enum Route {
     Metrics,
     /// `GET /healthz`
     Health,
+    /// `GET /openapi.json`
+    Document,
 }
 
 /// Finds the route of a request. `target` is the second word of the request line, `content_type` the header's value.
@@ -56,6 +59,7 @@ pub fn route(method: Method, target: &str, content_type: Option<&str>) -> Result
         ["orders", id, "retry"] => only(method, Method::Post).and_then(|()| id_in_path(id)).map(Route::Retry),
         ["metrics"] => get().map(|()| Route::Metrics),
         ["healthz"] => get().map(|()| Route::Health),
+        ["openapi.json"] => get().map(|()| Route::Document),
         _ => Err(Refusal::UnknownPath),
     }
 }
@@ -127,6 +131,7 @@ mod tests {
             (Method::Get, "/orders?limit=5", Route::Orders(Query::parse("limit=5").unwrap())),
             (Method::Get, "/metrics", Route::Metrics),
             (Method::Get, "/healthz", Route::Health),
+            (Method::Get, "/openapi.json", Route::Document),
         ] {
             assert_eq!(super::route(method, target, JSON).expect(target), route, "{target}");
         }

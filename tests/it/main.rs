@@ -13,6 +13,7 @@ mod tidy;
 mod api {
     mod browsers;
     mod input;
+    mod openapi;
     mod pages;
     mod records;
     mod requests;
