@@ -35,6 +35,8 @@ pub enum Route {
     Orders(Query),
     /// `POST /orders/{order_id}/retry`
     Retry(OrderId),
+    /// `POST /orders/{order_id}/cancel`
+    Cancel(OrderId),
     /// `GET /metrics`
     Metrics,
     /// `GET /healthz`
@@ -57,6 +59,7 @@ pub fn route(method: Method, target: &str, content_type: Option<&str>) -> Result
         ["orders"] => get().and_then(|()| Query::parse(query).map_err(Refusal::BadQuery)).map(Route::Orders),
         ["orders", id] => get().and_then(|()| id_in_path(id)).map(Route::Order),
         ["orders", id, "retry"] => only(method, Method::Post).and_then(|()| id_in_path(id)).map(Route::Retry),
+        ["orders", id, "cancel"] => only(method, Method::Post).and_then(|()| id_in_path(id)).map(Route::Cancel),
         ["metrics"] => get().map(|()| Route::Metrics),
         ["healthz"] => get().map(|()| Route::Health),
         ["openapi.json"] => get().map(|()| Route::Document),
@@ -128,6 +131,7 @@ mod tests {
             (Method::Get, "/order/a+b", id("a+b")),
             (Method::Get, "/orders/1", Route::Order(OrderId::new("1").unwrap())),
             (Method::Post, "/orders/a%2Fb/retry", Route::Retry(OrderId::new("a/b").unwrap())),
+            (Method::Post, "/orders/a%2Fb/cancel", Route::Cancel(OrderId::new("a/b").unwrap())),
             (Method::Get, "/orders?limit=5", Route::Orders(Query::parse("limit=5").unwrap())),
             (Method::Get, "/metrics", Route::Metrics),
             (Method::Get, "/healthz", Route::Health),
@@ -147,6 +151,7 @@ mod tests {
             "/order/x://y",
             "/orders/1/2",
             "/orders/1/retry/2",
+            "/orders/1/cancel/2",
             "/metrics/",
             "//order",
             "",

@@ -35,12 +35,14 @@
 //! ```text
 //!   POST /order           claim               complete
 //!  ------------> Pending --------> Processing ----------> Completed
-//!                 ^   ^                |  |
-//!                 |   +----------------+  | fail
-//!                 |     retry (delayed),  +------> Failed
-//!                 |     put back (stop)              |
-//!                 +----------------------------------+
-//!                              revive (operator)
+//!               | ^   ^                |  |
+//!               | |   +----------------+  | fail
+//!               | |     retry (delayed),  +------> Failed
+//!               | |     put back (stop)              |
+//!               | +----------------------------------+
+//!               |              revive (operator)
+//!               +---> Cancelled
+//!             cancel
 //! ```
 //!
 //! # Promises
@@ -93,7 +95,7 @@
 //! | `server` | start and stop: joins the rooms |
 //! | `supervisor` | the parent process: `child` as it sees one, `inherited` the child's end, `orphans`, `pace` |
 //! | [`config`] | settings, and the defaults with their reasons; `settings` their text forms |
-//! | `cli` | the command line; `serve`, `retry` |
+//! | `cli` | the command line; `table` its subcommands, each a file, `arguments` what was typed, `help` |
 //! | `os`, `error` | signals, processes, the clock, the log, mutexes; the one error type |
 //!
 //! **Deliberately absent**: an async runtime, a web framework, an ORM, a cache of orders in memory, and any write that does not

@@ -177,6 +177,8 @@ pub enum Status {
     Completed,
     /// Given up. Stays so until an operator has it tried again.
     Failed,
+    /// Taken back before anything came of it. Final.
+    Cancelled,
 }
 
 impl Status {
@@ -187,11 +189,12 @@ impl Status {
             Status::Processing => "Processing",
             Status::Completed => "Completed",
             Status::Failed => "Failed",
+            Status::Cancelled => "Cancelled",
         }
     }
 
     /// Every status, in the order of life.
-    pub const ALL: [Status; 4] = [Status::Pending, Status::Processing, Status::Completed, Status::Failed];
+    pub const ALL: [Status; 5] = [Status::Pending, Status::Processing, Status::Completed, Status::Failed, Status::Cancelled];
 
     /// The status that `word` names, if any.
     pub fn from_word(word: &str) -> Option<Status> {
@@ -214,6 +217,8 @@ pub enum Transition {
     Requeue,
     /// An operator has it tried again.
     Revive,
+    /// A client takes it back.
+    Cancel,
 }
 
 impl Transition {
@@ -227,6 +232,7 @@ impl Transition {
             Transition::Fail => (Status::Processing, Status::Failed),
             Transition::Requeue => (Status::Processing, Status::Pending),
             Transition::Revive => (Status::Failed, Status::Pending),
+            Transition::Cancel => (Status::Pending, Status::Cancelled),
         }
     }
 }
@@ -273,11 +279,11 @@ mod tests {
 
     #[test]
     fn every_transition_starts_where_another_status_ends() {
-        use Transition::{Claim, Complete, Fail, Requeue, Retry, Revive};
-        for step in [Claim, Complete, Retry, Fail, Requeue, Revive] {
+        use Transition::{Cancel, Claim, Complete, Fail, Requeue, Retry, Revive};
+        for step in [Claim, Complete, Retry, Fail, Requeue, Revive, Cancel] {
             let (from, to) = step.ends();
             assert_ne!(from, to);
-            assert_ne!(from, Status::Completed, "a completed order never changes");
+            assert!(![Status::Completed, Status::Cancelled].contains(&from), "what is completed or cancelled never changes");
         }
     }
 

@@ -17,7 +17,7 @@ use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, openapi};
 use crate::error::Error;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
-use crate::store::{Created, Refused as Unstored, Revived, Store};
+use crate::store::{Changed, Created, Refused as Unstored, Store};
 
 /// How long a page may wait until earlier ones have been read by their clients.
 const PAGE_PATIENCE: Duration = Duration::from_secs(5);
@@ -85,19 +85,6 @@ impl Service {
         });
     }
 
-    /// Answers with the order, which is `Pending` again.
-    fn retried(request: Request, notify: &Notify, revived: Result<Revived, Unstored>) {
-        request.answer(match revived {
-            Ok(Revived::Pending(order)) => {
-                notify();
-                reply::order(&order)
-            }
-            Ok(Revived::NotFailed) => Refusal::NotFailed.into(),
-            Ok(Revived::Unknown) => Refusal::UnknownOrder.into(),
-            Err(_) => Refusal::Unavailable.into(),
-        });
-    }
-
     /// Well is who could store an order just now, and processes orders.
     fn health(&self, request: Request) {
         let (alive, in_trouble) = (self.processor.alive.clone(), self.store.trouble().is_some());
@@ -136,7 +123,15 @@ impl Handler for Service {
             Route::CreateOrder => return self.create(request),
             Route::Retry(id) => {
                 let notify = self.processor.notify.clone();
-                return self.store.revive(id, move |revived| Service::retried(request, &notify, revived));
+                return self.store.revive(id, move |revived| {
+                    if let Ok(Changed::To(_)) = revived {
+                        notify();
+                    }
+                    request.answer(changed(revived, Refusal::NotFailed));
+                });
+            }
+            Route::Cancel(id) => {
+                return self.store.cancel(id, move |cancelled| request.answer(changed(cancelled, Refusal::NotPending)));
             }
             Route::Health => return self.health(request),
             Route::Document => return request.answer(openapi::document()),
@@ -165,6 +160,16 @@ impl Handler for Service {
 
     fn refuse(&self, why: Refused) -> Reply {
         Refusal::Http(why).into()
+    }
+}
+
+/// Answers with the order as it is now, or with why it was left alone.
+fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
+    match outcome {
+        Ok(Changed::To(order)) => reply::order(&order),
+        Ok(Changed::Not) => if_not.into(),
+        Ok(Changed::Unknown) => Refusal::UnknownOrder.into(),
+        Err(_) => Refusal::Unavailable.into(),
     }
 }
 

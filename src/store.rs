@@ -33,7 +33,7 @@ use sqlite::Readers;
 use steps::Steps;
 pub(crate) use write::LONGEST_WAIT_MS;
 use write::{Asked, Process, Prune, Write};
-pub use write::{Claimed, Created, Ending, Outcome, Pruned, Revived};
+pub use write::{Changed, Claimed, Created, Ending, Outcome, Pruned};
 
 /// Why a change was refused: the error of its transaction, shared by all that were in it.
 pub type Refused = Arc<Error>;
@@ -49,8 +49,28 @@ pub struct Counts {
     pub completed: u64,
     /// Orders in `Failed`.
     pub failed: u64,
+    /// Orders in `Cancelled`.
+    pub cancelled: u64,
     /// Milliseconds from creation to completion, summed over completed orders.
     pub processing_ms: u64,
+}
+
+impl Counts {
+    /// How many orders there are.
+    pub fn total(&self) -> u64 {
+        Status::ALL.into_iter().map(|status| self.of(status)).sum()
+    }
+
+    /// How many there are in `status`.
+    pub fn of(&self, status: Status) -> u64 {
+        match status {
+            Status::Pending => self.pending,
+            Status::Processing => self.processing,
+            Status::Completed => self.completed,
+            Status::Failed => self.failed,
+            Status::Cancelled => self.cancelled,
+        }
+    }
 }
 
 /// Which orders to list.
@@ -122,8 +142,13 @@ impl Store {
     }
 
     /// Has a failed order tried again.
-    pub fn revive(&self, id: OrderId, done: impl FnOnce(Result<Revived, Refused>) + Send + 'static) {
+    pub fn revive(&self, id: OrderId, done: impl FnOnce(Result<Changed, Refused>) + Send + 'static) {
         self.committer.push(Write::Revive(Asked::new(id, done)));
+    }
+
+    /// Takes a pending order back, also one that waits to be tried again.
+    pub fn cancel(&self, id: OrderId, done: impl FnOnce(Result<Changed, Refused>) + Send + 'static) {
+        self.committer.push(Write::Cancel(Asked::new(id, done)));
     }
 
     /// Writes something of no meaning, to learn whether the disk takes it.
@@ -155,7 +180,6 @@ impl Store {
     }
 
     /// Deletes orders in `status` that ended before a time in milliseconds since 1970: a batch of them, from the place `after` on.
-    /// An order that has failed ended when its last attempt began, as no other time of it is known.
     pub fn prune(
         &self,
         status: Status,

@@ -16,13 +16,14 @@ pub fn json(counts: &Counts) -> Reply {
     reply::json(
         200,
         &Body {
-            total_orders: counts.pending + counts.processing + counts.completed + counts.failed,
+            total_orders: counts.total(),
             average_processing_time,
             status_counts: StatusCounts {
                 pending: counts.pending,
                 processing: counts.processing,
                 completed: counts.completed,
                 failed: Some(counts.failed).filter(|failed| *failed > 0),
+                cancelled: Some(counts.cancelled).filter(|cancelled| *cancelled > 0),
             },
         },
     )
@@ -42,9 +43,11 @@ struct StatusCounts {
     pending: u64,
     processing: u64,
     completed: u64,
-    /// The older service does not have this key, so it is only there when it says something.
+    /// The older service does not have this key and the next, so each is only there when it says something.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancelled: Option<u64>,
 }
 
 #[cfg(test)]
@@ -64,11 +67,11 @@ mod tests {
     }
 
     #[test]
-    fn failed_orders_appear_once_there_are_some() {
-        let counts = Counts { pending: 1, processing: 2, completed: 4, failed: 1, processing_ms: 21_000 };
+    fn failed_and_cancelled_orders_appear_once_there_are_some() {
+        let counts = Counts { pending: 1, processing: 2, completed: 4, failed: 1, cancelled: 3, processing_ms: 21_000 };
         assert_eq!(
             text(counts),
-            "{\"total_orders\":8,\"average_processing_time\":5.25,\"status_counts\":{\"Pending\":1,\"Processing\":2,\"Completed\":4,\"Failed\":1}}\n"
+            "{\"total_orders\":11,\"average_processing_time\":5.25,\"status_counts\":{\"Pending\":1,\"Processing\":2,\"Completed\":4,\"Failed\":1,\"Cancelled\":3}}\n"
         );
     }
 }

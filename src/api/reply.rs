@@ -103,6 +103,8 @@ pub enum Refusal {
     Conflict,
     /// 409: only a failed order can be tried again.
     NotFailed,
+    /// An order that can no longer be cancelled.
+    NotPending,
     /// 415: the body does not say that it is JSON. A browser page can't say so to a server that doesn't expect it, so it can't
     /// post orders to a local one.
     NotJson,
@@ -139,6 +141,7 @@ impl From<Refusal> for Reply {
             }
             Refusal::Conflict => coded(409, "order_id_conflict", "an order with this order_id and other content exists"),
             Refusal::NotFailed => coded(409, "order_not_failed", "only an order that has failed can be tried again"),
+            Refusal::NotPending => coded(409, "order_not_pending", "only an order that is pending can be cancelled"),
             Refusal::NotJson => coded(415, "not_json", CURL_HINT),
             Refusal::UnknownHost => coded(
                 421,

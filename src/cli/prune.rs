@@ -4,17 +4,42 @@
 
 use std::time::{Duration, Instant};
 
-use super::print;
+use super::arguments::Given;
+use super::table::{Flag, Subcommand};
+use super::{print, unknown_variables};
 use crate::Status;
-use crate::config::Config;
+use crate::config::{Config, duration};
 use crate::error::Error;
+use crate::store::retention::FINISHED;
 use crate::store::{Lock, Opening, Store, retention};
+
+/// Its row.
+pub const SUBCOMMAND: Subcommand = Subcommand {
+    name: "prune",
+    usage: "--older-than D [--status S]",
+    summary: "delete finished orders, while no server runs",
+    more: "A running server does the same with --keep. Ids are free then, and the room of the orders is used again; the file does not shrink.",
+    words: 0..=0,
+    flags: &[
+        Flag { name: "older-than", value: "D", help: "only those that ended longer ago: 12h, 90d" },
+        Flag { name: "status", value: "S", help: "only these: Completed, Failed, Cancelled" },
+    ],
+    settings: Some(&["db"]),
+    run,
+};
 
 /// How often to say how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(1);
 
+fn run(config: &Config, given: &Given) -> Result<(), Error> {
+    unknown_variables().for_each(|what| eprintln!("orderd: {what}"));
+    let older_than = age(given.value("older-than").ok_or_else(|| SUBCOMMAND.misused())?)?;
+    let statuses = given.all("status").map(finished).collect::<Result<Vec<_>, _>>()?;
+    prune(config, older_than, if statuses.is_empty() { &FINISHED } else { &statuses })
+}
+
 /// Deletes orders in these statuses that ended longer than `older_than` ago.
-pub fn run(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(), Error> {
+fn prune(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(), Error> {
     if !config.db.exists() {
         return Err(Error::Usage(format!("{} does not exist; name the database with --db", config.db.display())));
     }
@@ -46,4 +71,13 @@ pub fn run(config: &Config, older_than: Duration, statuses: &[Status]) -> Result
         if deleted == 1 { "order" } else { "orders" }
     ));
     Ok(())
+}
+
+fn age(text: &str) -> Result<Duration, Error> {
+    duration(text).map_err(|remedy| Error::Usage(format!("--older-than: {text:?} is not understood; {remedy}")))
+}
+
+fn finished(text: &str) -> Result<Status, Error> {
+    let status = Status::from_word(text).filter(|status| FINISHED.contains(status));
+    status.ok_or_else(|| Error::Usage(format!("--status: {text:?} is not understood; use Completed, Failed or Cancelled")))
 }

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use super::arguments::Given;
+use super::table::Subcommand;
 use super::{print, unknown_variables};
 use crate::config::Config;
 use crate::error::Error;
@@ -24,8 +26,23 @@ const RETIREMENT_CHECK: Duration = Duration::from_millis(20);
 /// request may seem to come from the process before.
 const RENEWAL_REMINDER: Duration = Duration::from_millis(250);
 
+/// Its row.
+pub const SUBCOMMAND: Subcommand = Subcommand {
+    name: "serve",
+    usage: "[--FLAG VALUE]...",
+    summary: "take orders and process them; what orderd alone does",
+    more: TWINS,
+    words: 0..=0,
+    flags: &[],
+    settings: None,
+    run,
+};
+
+/// Also said where the help of all subcommands lists a server's flags.
+pub const TWINS: &str = "Every flag of a server has a twin in the environment, such as ORDERD_LISTEN; the flag wins.";
+
 /// Serves until a signal asks for a stop.
-pub fn run(config: &Config) -> Result<(), Error> {
+fn run(config: &Config, _given: &Given) -> Result<(), Error> {
     logging::init(config.log_level);
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);

@@ -29,7 +29,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: "listen",
         value: "ADDR",
         default: "127.0.0.1:8000",
-        help: "where to listen; also unix:/run/orderd.sock",
+        help: "where orderd listens; also unix:/run/orderd.sock",
         set: |config, text| listen(text).map(|v| config.listen = v),
     },
     Setting {

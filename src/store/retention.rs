@@ -22,7 +22,7 @@ use crate::os::sync::unpoisoned;
 const ROUNDS: u32 = 10;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 /// The statuses of which no order changes by itself any more.
-pub const FINISHED: [Status; 2] = [Status::Completed, Status::Failed];
+pub const FINISHED: [Status; 3] = [Status::Completed, Status::Failed, Status::Cancelled];
 
 /// The thread that deletes what has been kept for long enough. Ends when it is dropped.
 pub struct Retention {

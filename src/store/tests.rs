@@ -133,14 +133,24 @@ fn the_counts_follow_every_step_of_an_order() {
     answer(|done| f.store.process(ended(claimed[2], retry), 1, false, done)).unwrap();
     counts(1, 1, 1, 1);
     assert_eq!(f.store.next_claim_ms().unwrap(), Some(90));
-    let Revived::Pending(revived) = answer(|done| f.store.revive(OrderId::new("2").unwrap(), done)).unwrap() else {
+    let Changed::To(revived) = answer(|done| f.store.revive(OrderId::new("2").unwrap(), done)).unwrap() else {
         panic!("it had failed")
     };
     assert_eq!((revived.status, revived.last_error.as_deref()), (Status::Pending, Some("no stock")));
     let revive = |id: &str| answer(|done| f.store.revive(OrderId::new(id).unwrap(), done)).unwrap();
-    assert_eq!((revive("2"), revive("5")), (Revived::NotFailed, Revived::Unknown));
+    assert_eq!((revive("2"), revive("5")), (Changed::Not, Changed::Unknown));
     counts(2, 1, 1, 0);
-    assert_eq!(f.store.counts().unwrap().processing_ms, 40);
+    let cancel = |id: &str| answer(|done| f.store.cancel(OrderId::new(id).unwrap(), done)).unwrap();
+    // One that waits to be tried again, and one that was never tried.
+    for id in ["3", "2"] {
+        let Changed::To(cancelled) = cancel(id) else { panic!("{id} was pending") };
+        assert_eq!((cancelled.status, cancelled.completed_at), (Status::Cancelled, None));
+    }
+    assert_eq!([cancel("1"), cancel("2"), cancel("4"), revive("2")], [const { Changed::Not }; 4]);
+    assert_eq!(cancel("5"), Changed::Unknown);
+    counts(0, 1, 1, 0);
+    assert_eq!((f.store.counts().unwrap().processing_ms, f.store.counts().unwrap().cancelled), (40, 2));
+    assert_eq!(f.store.next_claim_ms().unwrap(), None);
 }
 
 #[test]

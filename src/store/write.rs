@@ -20,13 +20,13 @@ pub enum Created {
     Conflict,
 }
 
-/// What became of an order that was to be tried again.
+/// What became of an order that someone wanted tried again, or cancelled.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Revived {
-    /// The order had failed and was `Pending` with the commit, as it stands here: the processor may take it up at any time.
-    Pending(Box<Order>),
-    /// It has not failed, so there is nothing to try again.
-    NotFailed,
+pub enum Changed {
+    /// It is as it stands here with the commit. If that is `Pending`, the processor may take it up at any time.
+    To(Box<Order>),
+    /// It is in a status from which that can't be done, and has been left alone.
+    Not,
     /// There is no such order.
     Unknown,
 }
@@ -120,7 +120,8 @@ impl<C, A> Asked<C, A> {
 /// A change of any kind.
 pub(super) enum Write {
     Create(Asked<NewOrder, Created>),
-    Revive(Asked<OrderId, Revived>),
+    Revive(Asked<OrderId, Changed>),
+    Cancel(Asked<OrderId, Changed>),
     Probe(Asked<(), ()>),
     Process(Asked<Process, Vec<Claimed>>),
     PutBack(Asked<Vec<Claimed>, ()>),
@@ -134,6 +135,7 @@ impl Write {
         match self {
             Write::Create(asked) => asked.apply(|order| tx.create(order, now_ms)),
             Write::Revive(asked) => asked.apply(|id| tx.revive(id)),
+            Write::Cancel(asked) => asked.apply(|id| tx.cancel(id, now_ms)),
             Write::Probe(asked) => asked.apply(|()| tx.probe(now_ms)),
             Write::Process(asked) => asked.apply(|Process { ended, claim }| {
                 for ending in ended {
@@ -154,6 +156,7 @@ impl Write {
         match self {
             Write::Create(asked) => asked.finish(outcome),
             Write::Revive(asked) => asked.finish(outcome),
+            Write::Cancel(asked) => asked.finish(outcome),
             Write::Probe(asked) => asked.finish(outcome),
             Write::Process(asked) => asked.finish(outcome),
             Write::Prune(asked) => asked.finish(outcome),

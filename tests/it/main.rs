@@ -43,6 +43,7 @@ mod store {
 }
 
 mod processing {
+    mod cancel;
     mod command;
     mod interrupted;
     mod life;

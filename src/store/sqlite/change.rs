@@ -15,7 +15,7 @@ use super::items_from_text;
 use super::read::View;
 use crate::error::Error;
 use crate::order::{Amount, NewOrder, OrderId, Status, Transition};
-use crate::store::write::{Claimed, Created, Ending, LONGEST_WAIT_MS, Outcome, Pruned, Revived};
+use crate::store::write::{Changed, Claimed, Created, Ending, LONGEST_WAIT_MS, Outcome, Pruned};
 
 /// The most orders that are deleted in one transaction: a few milliseconds of work, for which others have to wait.
 const PRUNED_AT_ONCE: usize = 500;
@@ -146,8 +146,8 @@ impl<'a> Tx<'a> {
                 .execute(params![seq, attempt, from, to, at_ms, error])?,
             Outcome::Failed { error } => self
                 .connection
-                .prepare_cached(&format!("UPDATE orders SET status = ?4, last_error = ?5 {guard}"))?
-                .execute(params![seq, attempt, from, to, error])?,
+                .prepare_cached(&format!("UPDATE orders SET status = ?4, last_error = ?5, ended_at = ?6 {guard}"))?
+                .execute(params![seq, attempt, from, to, error, now_ms])?,
         };
         self.counted.step(step, changed);
         Ok(changed == 1)
@@ -168,17 +168,26 @@ impl<'a> Tx<'a> {
     }
 
     /// Has a failed order tried again, at once. Its attempts are counted on.
-    pub(in crate::store) fn revive(&mut self, id: &OrderId) -> Result<Revived, Error> {
-        let (from, to) = Transition::Revive.ends();
+    pub(in crate::store) fn revive(&mut self, id: &OrderId) -> Result<Changed, Error> {
+        self.change_by_id(id, Transition::Revive, None)
+    }
+
+    /// Takes a pending order back.
+    pub(in crate::store) fn cancel(&mut self, id: &OrderId, now_ms: i64) -> Result<Changed, Error> {
+        self.change_by_id(id, Transition::Cancel, Some(now_ms))
+    }
+
+    fn change_by_id(&mut self, id: &OrderId, step: Transition, ended_ms: Option<i64>) -> Result<Changed, Error> {
+        let (from, to) = step.ends();
         let changed = self
             .connection
-            .prepare_cached("UPDATE orders SET status = ?3, retry_at = 0 WHERE order_id = ?1 AND status = ?2")?
-            .execute(params![id.as_str(), from.as_str(), to.as_str()])?;
-        self.counted.step(Transition::Revive, changed);
+            .prepare_cached("UPDATE orders SET status = ?3, retry_at = 0, ended_at = ?4 WHERE order_id = ?1 AND status = ?2")?
+            .execute(params![id.as_str(), from.as_str(), to.as_str(), ended_ms])?;
+        self.counted.step(step, changed);
         Ok(match View(self.connection).order(id)? {
-            Some(order) if changed == 1 => Revived::Pending(Box::new(order)),
-            Some(_) => Revived::NotFailed,
-            None => Revived::Unknown,
+            Some(order) if changed == 1 => Changed::To(Box::new(order)),
+            Some(_) => Changed::Not,
+            None => Changed::Unknown,
         })
     }
 
@@ -203,7 +212,7 @@ impl<'a> Tx<'a> {
         let looked_at: Vec<(i64, i64, i64)> = self
             .connection
             .prepare_cached(&format!(
-                "SELECT seq, coalesce(completed_at, started_at, created_at), coalesce(completed_at, created_at) - created_at
+                "SELECT seq, coalesce(completed_at, ended_at, created_at), coalesce(completed_at, created_at) - created_at
                  FROM orders WHERE status = '{}' AND seq > ?1 ORDER BY seq LIMIT ?2",
                 status.as_str()
             ))?

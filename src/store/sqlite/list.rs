@@ -26,6 +26,7 @@ const DELAYED: Source = Source("orders_delayed", "status = 'Pending' AND retry_a
 const PROCESSING: Source = Source("orders_processing", "status = 'Processing'");
 const COMPLETED: Source = Source("orders_completed", "status = 'Completed'");
 const FAILED: Source = Source("orders_failed", "status = 'Failed'");
+const CANCELLED: Source = Source("orders_cancelled", "status = 'Cancelled'");
 
 /// The indexes whose union is every order in `status`.
 fn sources(status: Status) -> &'static [Source] {
@@ -34,6 +35,7 @@ fn sources(status: Status) -> &'static [Source] {
         Status::Processing => &[PROCESSING],
         Status::Completed => &[COMPLETED],
         Status::Failed => &[FAILED],
+        Status::Cancelled => &[CANCELLED],
     }
 }
 
@@ -102,14 +104,7 @@ impl View<'_> {
     fn of_user_in(&self, status: Status, user: &str, before: i64, limit: usize) -> Result<Places, Error> {
         let most = MOST_LOOKED_AT as i64;
         let of_user: i64 = self.0.prepare_cached(COUNT_OF_USER)?.query_row(params![before, most, user], |row| row.get(0))?;
-        let counts = self.counts()?;
-        let in_status = match status {
-            Status::Pending => counts.pending,
-            Status::Processing => counts.processing,
-            Status::Completed => counts.completed,
-            Status::Failed => counts.failed,
-        };
-        if of_user as u64 <= in_status {
+        if of_user as u64 <= self.counts()?.of(status) {
             return Ok(pick(self.0, PICK_OF_USER, params![before, most, user, status.as_str()], limit, MOST_LOOKED_AT)?);
         }
         let sources = sources(status);

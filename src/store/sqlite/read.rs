@@ -60,6 +60,7 @@ impl View<'_> {
                 Status::Processing => counts.processing = orders,
                 Status::Completed => counts.completed = orders,
                 Status::Failed => counts.failed = orders,
+                Status::Cancelled => counts.cancelled = orders,
             }
         }
         Ok(counts)

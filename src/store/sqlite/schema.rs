@@ -16,7 +16,7 @@ pub(super) const APPLICATION_ID: i32 = 0x6f72_6472;
 /// The version that this program writes (`PRAGMA user_version`, bytes 60 to 63).
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Times are milliseconds since 1970 (UTC). `seq` is the order of arrival and the cursor of every listing.
 ///
@@ -134,6 +134,20 @@ CREATE TRIGGER orders_updated AFTER UPDATE OF status, created_at, completed_at O
     + iif(new.status = 'Completed', max(0, coalesce(new.completed_at - new.created_at, 0)), 0)
     WHERE status = new.status;
 END;
+";
+
+/// Orders can be cancelled, and one that is given up or cancelled has its own time of that. The table stays where it is: a CHECK is no
+/// part of its rows, and may be changed in the text of the schema (SQLite's documentation of ALTER TABLE, "Making Other Kinds Of
+/// Table Schema Changes").
+const V3: &str = "
+ALTER TABLE orders ADD COLUMN ended_at INTEGER;   -- when it became Failed or Cancelled
+UPDATE orders SET ended_at = coalesce(started_at, created_at) WHERE status = 'Failed';
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema SET sql = replace(sql, '''Completed'', ''Failed'')', '''Completed'', ''Failed'', ''Cancelled'')')
+  WHERE type = 'table' AND name = 'orders';
+PRAGMA writable_schema = RESET;
+CREATE INDEX orders_cancelled ON orders (seq) WHERE status = 'Cancelled';
+INSERT INTO status_counts VALUES ('Cancelled', 0, 0);
 ";
 
 /// From so many bytes on it is said that a file is being brought up to date, as it takes a while.

@@ -43,16 +43,36 @@ fn help_names_every_flag_with_its_default() {
         }
         let longest = ended.stdout.lines().map(|line| line.chars().count()).max();
         assert!(longest <= Some(80), "a line of {longest:?} columns in\n{}", ended.stdout);
-        assert!(ended.stdout.contains("gets one more"), "what a retry gives: {}", ended.stdout);
         assert!(ended.stdout.contains("ORDERD_"), "{}", ended.stdout);
     }
     assert_eq!(folder.names(), [""; 0]);
 }
 
 #[test]
+fn each_subcommand_has_a_help_of_its_own_by_every_name() {
+    let folder = Folder::new();
+    let all = run(&folder, &["--help"]).stdout;
+    let (_, list) = all.split_once("--help\n\n").unwrap();
+    let names: Vec<_> = list.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split(' ').nth(2)).collect();
+    assert!(names.contains(&"serve") && names.contains(&"retry") && names.contains(&"version"), "{names:?} in {all}");
+    for name in names {
+        let of_word = run(&folder, &["help", name]);
+        let usage = format!("Usage: orderd {name}");
+        assert!(of_word.code == Some(0) && of_word.stdout.contains(&usage) && of_word.stderr.is_empty(), "{of_word:?}");
+        let of_flag = [[name, "--help"], [name, "-h"]].map(|args| run(&folder, &args).stdout);
+        assert!(of_flag.iter().all(|text| *text == of_word.stdout), "{of_flag:?}");
+        assert!(of_word.stdout.lines().all(|line| line.chars().count() <= 80), "{}", of_word.stdout);
+    }
+    let retry = run(&folder, &["retry", "--help"]).stdout;
+    assert!(retry.contains("gets one more") && retry.contains("--failed") && retry.contains("--listen"), "{retry}");
+    assert!(!retry.contains("--workers"), "what is of no concern: {retry}");
+    assert_eq!(folder.names(), [""; 0]);
+}
+
+#[test]
 fn the_version_is_that_of_the_crate() {
     let folder = Folder::new();
-    for flag in ["--version", "-V", "version"] {
+    for flag in ["--version", "-V", "-v", "version"] {
         let ended = run(&folder, &[flag]);
         let version = format!("orderd {}\n", env!("CARGO_PKG_VERSION"));
         assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), version.as_str(), ""));
@@ -132,7 +152,11 @@ fn what_makes_no_sense_is_refused_in_one_line_that_names_it() {
         (&["--no-supervisr"], &["did you mean --no-supervisor?"]),
         (&["serv"], &["\"serv\"", "did you mean serve?"]),
         (&["rerty", "1"], &["\"rerty\"", "did you mean retry?"]),
-        (&["help", "me"], &["\"help\"", "--help"]),
+        (&["help", "me"], &["\"me\"", "--help"]),
+        (&["help", "rerty"], &["did you mean retry?"]),
+        (&["help", "retry", "prune"], &["orderd help", "--help"]),
+        (&["retry", "--faild"], &["\"--faild\"", "did you mean --failed?", "orderd retry --help"]),
+        (&["retry", "1", "--workers", "2"], &["--workers", "serve", "orderd retry --help"]),
         (&["-x"], &["-x", "--help"]),
         (&["frobnicate"], &["frobnicate", "--help"]),
         (&["serve", "serve"], &["serve", "--help"]),
