@@ -139,6 +139,7 @@ mod tests {
             Refusal::WrongMethod { allowed: Method::Post },
             Refusal::Conflict,
             Refusal::NotFailed,
+            Refusal::NotPending,
             Refusal::NotJson,
             Refusal::UnknownHost,
             Refusal::Faults(faults(r#"{"order_id":"1","user_id":"u","item_ids":["i"]}"#)),

@@ -103,7 +103,7 @@ pub enum Refusal {
     Conflict,
     /// 409: only a failed order can be tried again.
     NotFailed,
-    /// An order that can no longer be cancelled.
+    /// 409: only a pending order can be cancelled.
     NotPending,
     /// 415: the body does not say that it is JSON. A browser page can't say so to a server that doesn't expect it, so it can't
     /// post orders to a local one.

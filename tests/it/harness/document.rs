@@ -9,8 +9,9 @@ use super::{Answer, Serving};
 
 /// Words that say something to people alone, or are held by other tests.
 const NOT_HELD: [&str; 6] = ["description", "example", "examples", "default", "x-max-bytes", "x-max-characters"];
-/// The one pattern, of which there is no need to be a general reader.
+/// The two patterns, of which there is no need to be a general reader.
 const NO_CONTROL_CHARACTERS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+const CURSOR: &str = "^(?:0f|1e|2d|3c|4b|5a|69|78|87|96|a5|b4|c3|d2|e1|f0){16}$";
 
 /// What the server says of itself.
 pub struct Document(pub Value);
@@ -167,6 +168,10 @@ impl Document {
             "maxItems" => return within(items(value) <= wanted.as_u64()),
             "pattern" if wanted == NO_CONTROL_CHARACTERS => {
                 return within(value.as_str().is_some_and(|text| !text.contains(char::is_control)));
+            }
+            "pattern" if wanted == CURSOR => {
+                let digits: Vec<_> = value.as_str().unwrap_or_default().chars().filter_map(|c| c.to_digit(16)).collect();
+                return within(digits.len() == 32 && digits.chunks(2).all(|pair| pair[0] + pair[1] == 15));
             }
             "format" if wanted == "date-time" => {
                 let is_time = |text: &str| humantime::parse_rfc3339(text).is_ok() && text.ends_with('Z');
