@@ -89,7 +89,7 @@
 //! | [`order`] | what an order is and may become; `body` how a request's body becomes one |
 //! | `store` | changes in, answers out, all or nothing, and a few reads; `write` the changes, `commit` many of them with one fsync, `commit/queue` where they wait, `sqlite` the only SQL |
 //! | `processing` | the thread that has orders processed; `state` its steps, `work` what processing means, `task` and `command` attempts under way, `output` what they print, `retries` what follows a failure, `leftovers` of a killed server |
-//! | [`api`] | what requests mean and answers say; `query`, `origin`, `reply`, `metrics` |
+//! | [`api`] | what requests mean and answers say; `query`, `origin`, `reply`, `metrics`, `pages` for people |
 //! | `http` | connections, framing, bodies and answers, on tiny_http, and nothing of orders: `workers`, `head`, `connections` the one rule, `body` and `blocking` for what goes at a client's speed, `response`, `sockets`, `watchdog`, `relay` for Unix sockets, `listener`, `probe`, `client`, `percent` |
 //! | `service` | what each route does; the only place where `http` and orders meet |
 //! | `server` | start and stop: joins the rooms |

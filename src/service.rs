@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::api::origin::{Hosts, Origin};
 use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
-use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, openapi};
+use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, openapi, pages};
 use crate::error::Error;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
@@ -43,6 +43,7 @@ pub struct Processor {
 pub struct Service {
     store: Arc<Store>,
     processor: Processor,
+    address: Address,
     hosts: Hosts,
     pages: Sender<(Request, Query)>,
     writes_in_a_row: AtomicUsize,
@@ -63,7 +64,7 @@ impl Service {
         let from = store.clone();
         let thread = std::thread::Builder::new().name("pages".into());
         thread.spawn(move || make_pages(&from, &asked_for)).map_err(Error::Thread)?;
-        Ok(Service { store, processor, hosts, pages, writes_in_a_row: AtomicUsize::new(0) })
+        Ok(Service { store, processor, address: address.clone(), hosts, pages, writes_in_a_row: AtomicUsize::new(0) })
     }
 
     /// How its front door is set up.
@@ -110,7 +111,7 @@ impl Handler for Service {
             site: head.header("Sec-Fetch-Site"),
         };
         self.hosts.check(from)?;
-        Ok(api::route(head.method, head.target(), head.header("Content-Type"))?)
+        Ok(api::route(head.method, head.target(), |name| head.header(name))?)
     }
 
     fn handle(&self, route: Route, request: Request) {
@@ -140,6 +141,8 @@ impl Handler for Service {
                 let _ = self.pages.send((request, query));
                 return;
             }
+            Route::Page(page) => return request.answer(page.reply()),
+            Route::Usage(host) => return request.answer(pages::usage(&self.address, host.as_ref())),
             Route::OrderStatus(id) => {
                 #[cfg(test)]
                 assert!(id.as_str() != "panic", "a panic on purpose");

@@ -1,7 +1,7 @@
 //! Group commit: one thread takes all changes that are waiting, commits them in one transaction with one fsync, and finishes
 //! each in the order of the queue. While it commits, the next ones gather.
 //!
-//! The committer thread alone owns the writer. Every change goes this way, the processor's too. Without changes the thread sleeps
+//! The committer thread alone owns the backend. Every change goes this way, the processor's too. Without changes the thread sleeps
 //! without a timeout. There is deliberately no second way to commit and no call to flush: what is in the queue is committed
 //! without anybody's help.
 //!
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use super::Refused;
 use super::alarm::Alarm;
-use super::checkpoints::Duty;
-use super::sqlite::{BUSY_TIMEOUT, Writer};
+use super::backend::Backend;
+use super::sqlite::BUSY_TIMEOUT;
 use super::write::Write;
 use crate::error::Error;
 use crate::os::clock::Clock;
@@ -39,13 +39,13 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread, which takes over `writer`.
+    /// Starts the thread, which takes over `backend`.
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub(super) fn start(writer: Writer, duty: Duty, clock: Clock, alarm: Arc<Alarm>) -> Result<Committer, Error> {
+    pub(super) fn start(backend: Backend, clock: Clock, alarm: Arc<Alarm>) -> Result<Committer, Error> {
         let queue = Arc::new(Queue::default());
-        let mut worker = Worker { queue: queue.clone(), writer, duty, clock, alarm, refused_in_a_row: 0 };
+        let mut worker = Worker { queue: queue.clone(), backend, clock, alarm, refused_in_a_row: 0 };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || worker.run()).map_err(Error::Thread)?;
         Ok(Committer { queue, thread: Mutex::new(Some(thread)) })
     }
@@ -99,8 +99,7 @@ impl Drop for Committer {
 /// What the thread owns.
 struct Worker {
     queue: Arc<Queue>,
-    writer: Writer,
-    duty: Duty,
+    backend: Backend,
     clock: Clock,
     alarm: Arc<Alarm>,
     /// How many changes have been refused since the last commit.
@@ -125,9 +124,7 @@ impl Worker {
             return Err(broken);
         }
         let mut outcome = self.transaction(batch);
-        if outcome.as_ref().is_err_and(|e| matches!(e, Error::DiskFull | Error::Unwritable(_)))
-            && self.duty.makes_room(&mut self.writer)
-        {
+        if outcome.as_ref().is_err_and(|e| matches!(e, Error::DiskFull | Error::Unwritable(_))) && self.backend.makes_room() {
             outcome = self.transaction(batch);
         }
         let outcome = outcome.map_err(Refused::new);
@@ -137,8 +134,8 @@ impl Worker {
 
     fn transaction(&mut self, batch: &mut [Write]) -> Result<(), Error> {
         let now_ms = self.clock.now_ms();
-        let writer = &mut self.writer;
-        let transaction = || writer.transaction(|tx| batch.iter_mut().try_for_each(|write| write.apply(tx, now_ms)));
+        let backend = &mut self.backend;
+        let transaction = || backend.apply(batch, now_ms);
         // A panic must not take the thread with it: the processor, for one, waits for its change to be finished.
         catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(|_| Err(Error::Database("panicked in a transaction".into())))
     }
@@ -146,8 +143,8 @@ impl Worker {
     /// Only now, as those who asked have waited long enough.
     fn look_after_log(&mut self, outcome: &Result<(), Refused>) {
         match outcome {
-            Ok(()) => self.duty.committed(&mut self.writer),
-            Err(error) if matches!(**error, Error::Broken(_)) => self.duty.give_up(),
+            Ok(()) => self.backend.committed(),
+            Err(error) if matches!(**error, Error::Broken(_)) => self.backend.give_up(),
             Err(_) => {}
         }
     }

@@ -12,11 +12,13 @@ mod tidy;
 
 mod api {
     mod browsers;
+    mod home;
     mod input;
     mod openapi;
     mod pages;
     mod records;
     mod requests;
+    mod tester;
 }
 
 mod http {

@@ -40,10 +40,18 @@ fn requests(document: &Document, operation: Operation<'_>) -> Vec<Vec<u8>> {
         .collect();
     let all = targets.iter().flat_map(|target| queries.iter().map(move |query| format!("{target}{query}")));
     all.flat_map(|target| match bodies.as_slice() {
-        [] => vec![request(operation.method, &target, &["Content-Length: 0"], "").into_bytes()],
+        [] => without_a_body(operation, &target),
         bodies => bodies.iter().map(post).collect(),
     })
     .collect()
+}
+
+/// One for each form of the answer, and one that does not care.
+fn without_a_body(operation: Operation<'_>, target: &str) -> Vec<Vec<u8>> {
+    let plain = request(operation.method, target, &["Content-Length: 0"], "");
+    let forms =
+        entries(&operation.value["responses"]["200"]["content"]).map(|(form, _)| with(&plain, &format!("Accept: {form}")));
+    [plain.clone()].into_iter().chain(forms).map(String::into_bytes).collect()
 }
 
 /// As it stands in a target.
@@ -74,6 +82,10 @@ fn every_example_is_answered_as_the_document_says() {
             for request in requests(&document, operation) {
                 let answer = server.ask(&request);
                 document.expect(operation, &answer);
+                let form = String::from_utf8(request).unwrap().split_once("Accept: ").map(|(_, rest)| rest.to_string());
+                let given = answer.header("Content-Type").unwrap_or_default();
+                let is_asked_for = form.is_none_or(|form| given.starts_with(form.lines().next().unwrap()));
+                assert!(answer.status != 200 || is_asked_for, "another form{}", answer.exchange());
                 statuses.insert(answer.status);
                 sent += 1;
             }
@@ -93,8 +105,8 @@ fn every_example_of_an_answer_is_one_by_its_own_schema() {
     for operation in document.operations() {
         for (status, response) in entries(&operation.value["responses"]) {
             for (kind, content) in entries(&document.resolved(response)["content"]) {
-                for (name, example) in entries(&content["examples"]).filter(|_| kind == "application/json") {
-                    let at = format!("{} {} {status} {name}", operation.method, operation.path);
+                for (name, example) in entries(&content["examples"]) {
+                    let at = format!("{} {} {status} {kind} {name}", operation.method, operation.path);
                     document.check(&content["schema"], &example["value"], &at, &mut faults);
                     seen += 1;
                 }
