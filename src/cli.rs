@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use self::arguments::Call;
 use crate::config::SETTINGS;
 use crate::error::Error;
+use crate::os::logging;
 use crate::os::marks::{BY, OF};
 use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, WORKER_OF};
 
@@ -32,7 +33,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             if !e.is_reported() {
-                eprintln!("orderd: {e}");
+                logging::last_words(&e);
             }
             ExitCode::from(e.exit_status())
         }

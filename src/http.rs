@@ -34,6 +34,7 @@ pub mod probe;
 mod relay;
 mod response;
 mod sockets;
+mod told;
 mod turn;
 mod watchdog;
 mod workers;

@@ -79,6 +79,9 @@ impl Service {
         };
         let (id, notify) = (order.order_id.clone(), self.processor.notify.clone());
         self.store.create(order, move |stored| {
+            if let Ok(created) = &stored {
+                log::debug!(order = id.as_str(); "{}", in_words(*created));
+            }
             if let Ok(Created::New) = stored {
                 notify();
             }
@@ -125,14 +128,21 @@ impl Handler for Service {
             Route::Retry(id) => {
                 let notify = self.processor.notify.clone();
                 return self.store.revive(id, move |revived| {
-                    if let Ok(Changed::To(_)) = revived {
+                    if let Ok(Changed::To(order)) = &revived {
+                        let id = order.order_id.as_str();
+                        log::info!(order = id, attempts = order.attempts; "an operator has it tried again");
                         notify();
                     }
                     request.answer(changed(revived, Refusal::NotFailed));
                 });
             }
             Route::Cancel(id) => {
-                return self.store.cancel(id, move |cancelled| request.answer(changed(cancelled, Refusal::NotPending)));
+                return self.store.cancel(id, move |cancelled| {
+                    if let Ok(Changed::To(order)) = &cancelled {
+                        log::info!(order = order.order_id.as_str(), attempts = order.attempts; "cancelled by an operator");
+                    }
+                    request.answer(changed(cancelled, Refusal::NotPending));
+                });
             }
             Route::Health => return self.health(request),
             Route::Document => return request.answer(openapi::document()),
@@ -166,6 +176,14 @@ impl Handler for Service {
     }
 }
 
+fn in_words(created: Created) -> &'static str {
+    match created {
+        Created::New => "created",
+        Created::Replayed => "sent again; it was there already",
+        Created::Conflict => "refused; another order has this id",
+    }
+}
+
 /// Answers with the order as it is now, or with why it was left alone.
 fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
     match outcome {
@@ -177,7 +195,7 @@ fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
 }
 
 fn unreadable(error: Error) -> Reply {
-    log::error!("read refused: {error}");
+    log::error!(why:% = error; "read refused");
     Refusal::Unreadable.into()
 }
 

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::Refused;
 use super::alarm::Alarm;
 use super::backend::Backend;
+use super::ends::Ends;
 use super::sqlite::BUSY_TIMEOUT;
 use super::write::Write;
 use crate::error::Error;
@@ -35,6 +36,7 @@ const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 /// The committer thread, and the queue in front of it.
 pub(super) struct Committer {
     queue: Arc<Queue>,
+    ends: Arc<Ends>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -44,10 +46,10 @@ impl Committer {
     /// # Errors
     /// [`Error::Thread`].
     pub(super) fn start(backend: Backend, clock: Clock, alarm: Arc<Alarm>) -> Result<Committer, Error> {
-        let queue = Arc::new(Queue::default());
-        let mut worker = Worker { queue: queue.clone(), backend, clock, alarm, refused_in_a_row: 0 };
+        let (queue, ends) = (Arc::<Queue>::default(), Arc::<Ends>::default());
+        let mut worker = Worker { queue: queue.clone(), ends: ends.clone(), backend, clock, alarm, refused_in_a_row: 0 };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || worker.run()).map_err(Error::Thread)?;
-        Ok(Committer { queue, thread: Mutex::new(Some(thread)) })
+        Ok(Committer { queue, ends, thread: Mutex::new(Some(thread)) })
     }
 
     /// Queues a change that is to be committed now.
@@ -64,6 +66,11 @@ impl Committer {
         if let Err(write) = pushed {
             write.finish(Err(Refused::new(Error::Database("the store is closed".into()))));
         }
+    }
+
+    /// Who waits for the end of an order.
+    pub(super) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     /// Waits while a commit is under way, but not longer than `at_most`.
@@ -99,6 +106,7 @@ impl Drop for Committer {
 /// What the thread owns.
 struct Worker {
     queue: Arc<Queue>,
+    ends: Arc<Ends>,
     backend: Backend,
     clock: Clock,
     alarm: Arc<Alarm>,
@@ -111,6 +119,9 @@ impl Worker {
         while let Some(mut batch) = self.queue.take(MAX_BATCH) {
             let outcome = self.commit(&mut batch);
             self.queue.committed();
+            if outcome.is_ok() {
+                self.ends.tell(&batch);
+            }
             for write in batch {
                 // The panic hook has logged it; the changes behind it must still be finished.
                 let _ = catch_unwind(AssertUnwindSafe(|| write.finish(outcome.clone())));
@@ -154,7 +165,7 @@ impl Worker {
         match outcome {
             Ok(()) => {
                 if self.refused_in_a_row > 0 {
-                    log::info!("writes are stored again; {} were refused", self.refused_in_a_row);
+                    log::info!(refused = self.refused_in_a_row; "writes are stored again");
                     self.refused_in_a_row = 0;
                 }
             }
@@ -164,7 +175,7 @@ impl Worker {
                     _ => error.is_transient() && self.refused_in_a_row > 0,
                 };
                 if !is_said {
-                    log::error!("writes refused: {error}");
+                    log::error!(why:% = error; "writes refused");
                 }
                 self.refused_in_a_row += changes;
                 if matches!(**error, Error::Broken(_)) {
