@@ -15,6 +15,7 @@ mod api {
     mod browsers;
     mod home;
     mod input;
+    mod metrics;
     mod openapi;
     mod pages;
     mod records;
@@ -64,6 +65,7 @@ mod process {
     mod examples;
     mod log;
     mod operator;
+    mod prometheus;
     mod renewal;
     mod start;
     mod stop;
