@@ -16,15 +16,20 @@ use super::{print, unknown_variables};
 use crate::config::Config;
 use crate::error::Error;
 use crate::os::logging;
+use crate::os::manager::{self, Manager};
 use crate::os::signals::{self, SIGUSR1, SIGUSR2};
-use crate::server::{Foundations, Server, Trouble};
-use crate::supervisor::{self, Inherited, Parent};
+use crate::server::{Foundations, Refusing, Server, Trouble};
+use crate::supervisor::{self, Ground, Inherited, Parent};
 
 /// How often a server that retires is asked whether its work is done. It serves nobody any more.
 const RETIREMENT_CHECK: Duration = Duration::from_millis(20);
 /// How often the parent is asked for a renewal until it has begun one. Signals that come together are heard in any order, so a
 /// request may seem to come from the process before.
 const RENEWAL_REMINDER: Duration = Duration::from_millis(250);
+
+/// How long a process that can't serve answers 503 before another one tries. Service is to be back 5 s after what stands in its way is
+/// gone, and the parent waits for up to two.
+const MEANWHILE: Duration = Duration::from_secs(1);
 
 /// Its row.
 pub const SUBCOMMAND: Subcommand = Subcommand {
@@ -47,6 +52,7 @@ fn run(config: &Config, _given: &Given) -> Result<(), Error> {
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);
     }
+    manager::move_socket_to_standard_input()?;
     unknown_variables().for_each(|what| log::warn!("{what}"));
     if config.supervisor {
         match supervisor::own_program() {
@@ -77,12 +83,28 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         };
         let _ = sender.send(event);
     })?;
+    let has_served = lock.has_been_used() && !predecessor_lives;
     let foundations = Foundations { listener: Some(listener), lock, predecessor_lives, restarts };
-    let server = start(config, foundations, events)?;
+    let server = match start(config, foundations, events) {
+        Err(e) if has_served => return refuse_meanwhile(config, &inbox, e),
+        started => started?,
+    };
     // The parent listens there too.
     server.leave_socket();
     parent.child_serves();
     follow(server, &inbox, Some(parent))
+}
+
+/// Answers 503 for a while, where a process before this one has served and this one can't. Then it ends with the reason, and its
+/// parent tries again.
+fn refuse_meanwhile(config: &Config, events: &Receiver<Event>, why: Error) -> Result<(), Error> {
+    // For the same reason this may be impossible, too.
+    let Some(refusing) = Inherited::listener().ok().and_then(|listener| Refusing::start(config, listener).ok()) else {
+        return Err(why);
+    };
+    let told = events.recv_timeout(MEANWHILE);
+    refusing.end();
+    if let Ok(Event::Stop) = told { Ok(()) } else { Err(why) }
 }
 
 fn serve_alone(config: &Config) -> Result<(), Error> {
@@ -104,10 +126,18 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
             std::process::exit(status.into());
         }
         is_stopping = true;
+        Manager::of_this_process().stopping();
         let _ = sender.send(Event::Stop);
     })?;
-    let server = start(config, Foundations::new(config)?, events)?;
+    let Ground { listener, address, is_lent, lock } = Ground::take(config)?;
+    let server = start(config, Foundations { listener: Some(listener), lock, predecessor_lives: false, restarts: 0 }, events)?;
+    if is_lent {
+        server.leave_socket();
+    }
     announce(&server);
+    let manager = Manager::of_this_process();
+    manager.ready(&format!("listening on {server}"));
+    supervisor::keep_telling(manager, address)?;
     follow(server, &inbox, None)?;
     match cut_short.load(Ordering::SeqCst) {
         0 => Ok(()),
@@ -180,7 +210,8 @@ fn follow(server: Server, events: &Receiver<Event>, parent: Option<Parent>) -> R
             }
             (Err(RecvTimeoutError::Timeout), Pending::Renewal(parent)) => parent.renewal_is_needed(),
             (Err(RecvTimeoutError::Timeout), Pending::Retirement) if server.is_retired() => {
-                server.leave();
+                // Its parent may need its place for another.
+                server.leave(|| matches!(events.try_recv(), Ok(Event::Stop)));
                 return Ok(());
             }
             (Ok(Event::Trouble(_)) | Err(RecvTimeoutError::Timeout), _) => {}

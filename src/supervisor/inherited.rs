@@ -5,14 +5,12 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::error::Error;
 use crate::http::listener::Listener;
 use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, WORKER_OF};
@@ -39,7 +37,6 @@ impl Inherited {
     /// [`Error::Usage`] when the variable is set, but not by a parent.
     pub fn take(config: &Config) -> Result<Option<Inherited>, Error> {
         let Ok(parent) = std::env::var(WORKER_OF) else { return Ok(None) };
-        let misused = |_| Error::Usage(format!("{WORKER_OF} is for orderd's own use; unset it"));
         #[cfg(target_os = "linux")]
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| misused(e.into()))?;
         // The parent may have died before it was asked for.
@@ -47,13 +44,8 @@ impl Inherited {
             return Err(misused(io::ErrorKind::Other.into()));
         }
         let parent = Parent(Pid::parent());
-        let socket = io::stdin().as_fd().try_clone_to_owned().map_err(misused)?;
+        let listener = Inherited::listener()?;
         let lock = io::stdout().as_fd().try_clone_to_owned().map_err(misused)?;
-        let listener = match config.listen {
-            Listen::Unix(_) => Listener::Unix(UnixListener::from(socket)),
-            // No parent has started without an address.
-            Listen::Tcp(_) | Listen::None => Listener::Tcp(TcpListener::from(socket)),
-        };
         // The file that is locked, wherever a link may point by now.
         let database = std::env::var_os(LOCKED).map_or_else(|| config.db.clone(), Into::into);
         let lock = Lock::inherited(&database, File::from(lock))?;
@@ -61,6 +53,18 @@ impl Inherited {
         let restarts = std::env::var(RESTARTS).ok().and_then(|count| count.parse().ok()).unwrap_or(0);
         Ok(Some(Inherited { listener, lock, predecessor_lives, restarts, parent }))
     }
+
+    /// The bound socket once more, as long as this process lives.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when there is none.
+    pub fn listener() -> Result<Listener, Error> {
+        Listener::adopt(io::stdin().as_fd().try_clone_to_owned().map_err(misused)?)
+    }
+}
+
+fn misused(_: io::Error) -> Error {
+    Error::Usage(format!("{WORKER_OF} is for orderd's own use; unset it"))
 }
 
 /// The parent of this process, to be told things.

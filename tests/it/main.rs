@@ -16,9 +16,11 @@ mod api {
     mod home;
     mod input;
     mod metrics;
+    mod openapi;
     mod pages;
     mod records;
     mod requests;
+    mod tester;
 }
 
 mod http {
@@ -61,10 +63,13 @@ mod server {
 }
 
 mod process {
+    mod carried;
     mod cli;
     mod deploy;
     mod examples;
     mod log;
+    mod manager;
+    mod memory;
     mod operator;
     mod prometheus;
     mod renewal;
