@@ -20,11 +20,12 @@ use std::process::ExitCode;
 use self::arguments::Call;
 use crate::config::SETTINGS;
 use crate::error::Error;
+use crate::os::logging;
 use crate::os::marks::{BY, OF};
-use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, WORKER_OF};
+use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, WORKER_OF};
 
 /// Variables of ours that are no settings: a parent's for its child, and a command's mark.
-const INTERNAL: [&str; 5] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, OF, BY];
+const INTERNAL: [&str; 6] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS, OF, BY];
 
 /// The whole program.
 pub fn main() -> ExitCode {
@@ -32,7 +33,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             if !e.is_reported() {
-                eprintln!("orderd: {e}");
+                logging::last_words(&e);
             }
             ExitCode::from(e.exit_status())
         }

@@ -3,6 +3,7 @@
 //! Embedding programs use [`Server`] alone. Nothing here ends the process: who starts a server says what happens when the
 //! database can no longer be written, or when only a fresh process can serve.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,14 @@ use crate::error::Error;
 use crate::http::Http;
 use crate::http::listener::{Address, Listener};
 use crate::processing::retries::Retries;
+use crate::processing::work::Work;
 use crate::processing::{Processor, Settings};
 use crate::service::{self, Service};
 use crate::store::retention::Retention;
 use crate::store::{Lock, Opening, Refused, Store};
+
+/// How much of a command is in the log, in characters.
+const MAX_LOGGED_COMMAND: usize = 200;
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub struct Foundations {
     pub lock: Lock,
     /// Whether another process serves the same socket and still ends orders of the same database; see [`Server::alone`].
     pub predecessor_lives: bool,
+    /// How many processes have been started before this one to serve here, for its metrics.
+    pub restarts: u64,
 }
 
 impl Foundations {
@@ -53,7 +60,7 @@ impl Foundations {
     /// [`Error::Listen`], [`Error::Owned`], [`Error::Unusable`].
     pub fn new(config: &Config) -> Result<Foundations, Error> {
         let listener = Listener::bind(&config.listen)?;
-        Ok(Foundations { listener, lock: Lock::acquire(&config.db)?, predecessor_lives: false })
+        Ok(Foundations { listener, lock: Lock::acquire(&config.db)?, predecessor_lives: false, restarts: 0 })
     }
 }
 
@@ -90,7 +97,7 @@ impl Server {
         foundations: Foundations,
         on_trouble: impl Fn(Trouble) + Send + Sync + 'static,
     ) -> Result<Server, Error> {
-        let Foundations { listener, lock, predecessor_lives } = foundations;
+        let Foundations { listener, lock, predecessor_lives, restarts } = foundations;
         // A longer one would overflow where it is added to a time.
         let [processing_time, exec_timeout, read_timeout, shutdown_timeout] =
             [config.processing_time, config.exec_timeout, config.read_timeout, config.shutdown_timeout]
@@ -122,10 +129,11 @@ impl Server {
         let for_service = service::Processor { notify: processor.notifier(), alive: processor.alive() };
         let http = Service::start(store.clone(), for_service, &address, &config.allow_hosts).and_then(|service| {
             let options = Service::options(config.workers, read_timeout);
-            Http::start(listener, options, service, move |why| on_trouble(Trouble::Renewal(why)))
+            Http::start(listener, options, service.after_restarts(restarts), move |why| on_trouble(Trouble::Renewal(why)))
         });
         match http {
             Ok(http) => {
+                announce(config, &store, lock.database(), &address);
                 Ok(Server(Some(Running { http, processor, store, retention, shutdown_timeout, exec_timeout, _lock: lock })))
             }
             Err(e) => {
@@ -184,6 +192,23 @@ impl Server {
     fn running(&self) -> &Running {
         self.0.as_ref().expect("only stopping takes it away, and that consumes the server")
     }
+}
+
+/// The line that the log begins with.
+fn announce(config: &Config, store: &Store, database: &Path, address: &Address) {
+    let processing = match &config.work {
+        _ if config.concurrency == Some(0) => "nothing: orders are kept as they come".into(),
+        Work::Wait => format!("waiting for {:?}", config.processing_time),
+        Work::Command(command) => format!("running {}", command.chars().take(MAX_LOGGED_COMMAND).collect::<String>()),
+        Work::Function(_) => "calling a function".into(),
+    };
+    // Without them there is worse to be said, by whoever reads next.
+    let counts = store.counts().unwrap_or_default();
+    log::info!(
+        version = env!("CARGO_PKG_VERSION"), address:%, db:% = database.display(), orders = counts.total(),
+        pending = counts.pending, failed = counts.failed, processing;
+        "serving"
+    );
 }
 
 impl Drop for Server {

@@ -13,10 +13,11 @@ use std::time::Duration;
 use crate::api::origin::{Hosts, Origin};
 use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
-use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, pages};
+use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, pages, prometheus, template};
 use crate::error::Error;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
+use crate::os::usage::Usage;
 use crate::store::{Changed, Created, Refused as Unstored, Store};
 
 /// How long a page may wait until earlier ones have been read by their clients.
@@ -47,6 +48,7 @@ pub struct Service {
     hosts: Hosts,
     pages: Sender<(Request, Query)>,
     writes_in_a_row: AtomicUsize,
+    restarts: u64,
 }
 
 impl Service {
@@ -64,7 +66,13 @@ impl Service {
         let from = store.clone();
         let thread = std::thread::Builder::new().name("pages".into());
         thread.spawn(move || make_pages(&from, &asked_for)).map_err(Error::Thread)?;
-        Ok(Service { store, processor, address: address.clone(), hosts, pages, writes_in_a_row: AtomicUsize::new(0) })
+        let writes_in_a_row = AtomicUsize::new(0);
+        Ok(Service { store, processor, address: address.clone(), hosts, pages, writes_in_a_row, restarts: 0 })
+    }
+
+    /// Has its metrics say how many processes have served here before.
+    pub fn after_restarts(self, restarts: u64) -> Service {
+        Service { restarts, ..self }
     }
 
     /// How its front door is set up.
@@ -79,6 +87,9 @@ impl Service {
         };
         let (id, notify) = (order.order_id.clone(), self.processor.notify.clone());
         self.store.create(order, move |stored| {
+            if let Ok(created) = &stored {
+                log::debug!(order = id.as_str(); "{}", in_words(*created));
+            }
             if let Ok(Created::New) = stored {
                 notify();
             }
@@ -100,8 +111,17 @@ impl Service {
     }
 }
 
+impl Service {
+    fn prometheus(&self, request: &Request) -> Result<Reply, Error> {
+        let (store, http) = (self.store.figures()?, request.figures());
+        let (process, restarts) = (Usage::now(), self.restarts);
+        Ok(prometheus::text(&prometheus::Figures { store: &store, http: &http, process, restarts }))
+    }
+}
+
 impl Handler for Service {
     type Route = Route;
+    const KINDS: &'static [&'static str] = template::TEMPLATES;
 
     fn route(&self, head: &Head<'_>) -> Result<Route, Reply> {
         let from = Origin {
@@ -112,6 +132,11 @@ impl Handler for Service {
         };
         self.hosts.check(from)?;
         Ok(api::route(head.method, head.target(), |name| head.header(name))?)
+    }
+
+    fn kind(&self, route: Option<&Route>, head: Option<&Head<'_>>) -> usize {
+        let refused = || head.map_or(template::OTHER, |head| template::of_target(head.target()));
+        route.map_or_else(refused, template::of_route)
     }
 
     fn handle(&self, route: Route, request: Request) {
@@ -125,14 +150,21 @@ impl Handler for Service {
             Route::Retry(id) => {
                 let notify = self.processor.notify.clone();
                 return self.store.revive(id, move |revived| {
-                    if let Ok(Changed::To(_)) = revived {
+                    if let Ok(Changed::To(order)) = &revived {
+                        let id = order.order_id.as_str();
+                        log::info!(order = id, attempts = order.attempts; "an operator has it tried again");
                         notify();
                     }
                     request.answer(changed(revived, Refusal::NotFailed));
                 });
             }
             Route::Cancel(id) => {
-                return self.store.cancel(id, move |cancelled| request.answer(changed(cancelled, Refusal::NotPending)));
+                return self.store.cancel(id, move |cancelled| {
+                    if let Ok(Changed::To(order)) = &cancelled {
+                        log::info!(order = order.order_id.as_str(), attempts = order.attempts; "cancelled by an operator");
+                    }
+                    request.answer(changed(cancelled, Refusal::NotPending));
+                });
             }
             Route::Health => return self.health(request),
             Route::Orders(query) => {
@@ -149,6 +181,7 @@ impl Handler for Service {
             }
             Route::Order(id) => self.store.order(&id).map(|found| found.map(|order| reply::order(&order))),
             Route::Metrics => self.store.counts().map(|counts| Some(metrics::json(&counts))),
+            Route::Prometheus => self.prometheus(&request).map(Some),
         };
         let found = read.map(|found| found.unwrap_or_else(|| Refusal::UnknownOrder.into()));
         request.answer(found.unwrap_or_else(unreadable));
@@ -165,6 +198,14 @@ impl Handler for Service {
     }
 }
 
+fn in_words(created: Created) -> &'static str {
+    match created {
+        Created::New => "created",
+        Created::Replayed => "sent again; it was there already",
+        Created::Conflict => "refused; another order has this id",
+    }
+}
+
 /// Answers with the order as it is now, or with why it was left alone.
 fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
     match outcome {
@@ -176,7 +217,7 @@ fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
 }
 
 fn unreadable(error: Error) -> Reply {
-    log::error!("read refused: {error}");
+    log::error!(why:% = error; "read refused");
     Refusal::Unreadable.into()
 }
 

@@ -43,7 +43,7 @@ pub const TWINS: &str = "Every flag of a server has a twin in the environment, s
 
 /// Serves until a signal asks for a stop.
 fn run(config: &Config, _given: &Given) -> Result<(), Error> {
-    logging::init(config.log_level);
+    logging::init(config.log_level, config.log_format);
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);
     }
@@ -66,7 +66,7 @@ fn run(config: &Config, _given: &Given) -> Result<(), Error> {
 }
 
 fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
-    let Inherited { listener, lock, predecessor_lives, parent } = inherited;
+    let Inherited { listener, lock, predecessor_lives, restarts, parent } = inherited;
     let (events, inbox) = channel();
     let sender = events.clone();
     signals::watch(&[SIGUSR1, SIGUSR2], move |signal| {
@@ -77,7 +77,7 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         };
         let _ = sender.send(event);
     })?;
-    let server = start(config, Foundations { listener, lock, predecessor_lives }, events)?;
+    let server = start(config, Foundations { listener, lock, predecessor_lives, restarts }, events)?;
     // The parent listens there too.
     server.leave_socket();
     parent.child_serves();

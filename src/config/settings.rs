@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::{Config, Listen, MAX_DURATION};
+use super::{Config, Listen, LogFormat, MAX_DURATION};
 use crate::error::Error;
 use crate::processing::work::Work;
 
@@ -152,6 +152,13 @@ pub const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        flag: "log-format",
+        value: "F",
+        default: "text",
+        help: "text, or json: one object a line",
+        set: |config, text| log_format(text).map(|v| config.log_format = v),
+    },
+    Setting {
         flag: "no-supervisor",
         value: "",
         default: "false",
@@ -205,6 +212,14 @@ fn switch(text: &str) -> Result<bool, String> {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         _ => Err("use true or false".into()),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("use text or json".into()),
     }
 }
 

@@ -72,10 +72,10 @@ pub enum Outcome {
 }
 
 /// What has been deleted of a status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pruned {
-    /// How many orders.
-    pub deleted: usize,
+    /// The ids of the orders.
+    pub deleted: Vec<String>,
     /// The place after which to go on, if there are more in that status.
     pub next: Option<i64>,
 }
@@ -140,7 +140,7 @@ impl Write {
             Write::Process(asked) => asked.apply(|Process { ended, claim }| {
                 for ending in ended {
                     if !tx.end(ending, now_ms)? {
-                        log::warn!("order number {} was changed by someone else while it was processed", ending.order.seq);
+                        log::warn!(number = ending.order.seq; "an order was changed by someone else while it was processed");
                     }
                 }
                 if *claim > 0 { tx.claim(*claim, now_ms) } else { Ok(Vec::new()) }

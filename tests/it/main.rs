@@ -14,6 +14,7 @@ mod api {
     mod browsers;
     mod home;
     mod input;
+    mod metrics;
     mod pages;
     mod records;
     mod requests;
@@ -55,7 +56,9 @@ mod process {
     mod cli;
     mod deploy;
     mod examples;
+    mod log;
     mod operator;
+    mod prometheus;
     mod renewal;
     mod start;
     mod stop;

@@ -107,7 +107,7 @@ fn the_example_with_curl_posts_an_order_elsewhere_and_tries_again_when_refused()
     }
     let record = server.wait_for("a%20b", "Completed");
     assert_eq!(record["attempts"], 2, "{record:#}");
-    let logged = server.stderr().lines().any(|line| line.contains("order \"a b\": ") && line.contains("503"));
+    let logged = server.stderr().lines().any(|line| line.contains("order=\"a b\" ") && line.contains("503"));
     assert!(logged, "{}", server.stderr());
     server.stop();
 }
