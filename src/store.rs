@@ -13,7 +13,9 @@ mod alarm;
 mod backend;
 mod checkpoints;
 mod commit;
+mod ends;
 mod figures;
+pub mod orders;
 pub mod retention;
 mod sqlite;
 mod steps;
@@ -30,9 +32,11 @@ use crate::os::clock::Clock;
 use alarm::Alarm;
 use backend::{Readers, Upkeep, read};
 use commit::Committer;
+use ends::Waiting;
 pub use figures::Figures;
 use figures::Meters;
 pub use sqlite::Lock;
+pub use sqlite::{backup, check, copy, restore};
 use steps::Steps;
 pub(crate) use write::LONGEST_WAIT_MS;
 use write::{Asked, Process, Prune, Write};
@@ -221,6 +225,19 @@ impl Store {
         read!(self.readers, order(id))
     }
 
+    /// The place of an order in the order of arrival, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    /// As said above.
+    fn place(&self, id: &OrderId) -> Result<Option<i64>, Error> {
+        read!(self.readers, place(id))
+    }
+
+    /// From now on whoever has this hears when this order, which is at `place`, has ended by a change of this store.
+    fn wait_for(&self, place: i64, id: OrderId) -> Waiting<'_> {
+        self.committer.ends().wait_for(place, id)
+    }
+
     /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
     ///
     /// # Errors
@@ -293,6 +310,8 @@ impl Store {
     pub fn close(&self) {
         self.committer.close();
         self.readers.close();
+        // Whoever waits is refused now.
+        self.committer.ends().tell_all();
         // Last, as it has the file open besides, and closing that would drop SQLite's locks.
         self.upkeep.close();
     }

@@ -77,7 +77,8 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         };
         let _ = sender.send(event);
     })?;
-    let server = start(config, Foundations { listener, lock, predecessor_lives, restarts }, events)?;
+    let foundations = Foundations { listener: Some(listener), lock, predecessor_lives, restarts };
+    let server = start(config, foundations, events)?;
     // The parent listens there too.
     server.leave_socket();
     parent.child_serves();
@@ -106,7 +107,7 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
         let _ = sender.send(Event::Stop);
     })?;
     let server = start(config, Foundations::new(config)?, events)?;
-    announce(server.address());
+    announce(&server);
     follow(server, &inbox, None)?;
     match cut_short.load(Ordering::SeqCst) {
         0 => Ok(()),

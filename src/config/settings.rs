@@ -339,7 +339,7 @@ mod tests {
             assert_eq!(set("listen", text).unwrap().listen, Listen::Tcp(text.into()));
         }
         assert_eq!(set("listen", "unix:/run/o.sock").unwrap().listen, Listen::Unix("/run/o.sock".into()));
-        for text in ["", "8000", ":8000", "localhost", "127.0.0.1:70000", "unix:", "127.0.0.1:http"] {
+        for text in ["", "8000", ":8000", "localhost", "none", "127.0.0.1:70000", "unix:", "127.0.0.1:http"] {
             set("listen", text).expect_err(text);
         }
     }

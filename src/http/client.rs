@@ -88,6 +88,7 @@ impl Client<'_> {
                 let stream = UnixStream::connect(path).map_err(unreachable)?;
                 stream.set_read_timeout(Some(PATIENCE)).and_then(|()| exchange(stream, &request, &mut answer))
             }
+            Listen::None => Err(std::io::Error::other("there is no address")),
         }
         .map_err(unreachable)?;
         parse(answer).ok_or_else(|| unreachable(std::io::Error::other("what answers there is not HTTP")))

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::Refused;
 use super::alarm::Alarm;
 use super::backend::Backend;
+use super::ends::Ends;
 use super::figures::{Done, Meters};
 use super::sqlite::BUSY_TIMEOUT;
 use super::write::Write;
@@ -36,6 +37,7 @@ const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 /// The committer thread, and the queue in front of it.
 pub(super) struct Committer {
     queue: Arc<Queue>,
+    ends: Arc<Ends>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -46,10 +48,11 @@ impl Committer {
     /// [`Error::Thread`].
     pub(super) fn start(backend: Backend, clock: Clock, alarm: Arc<Alarm>, meters: Arc<Meters>) -> Result<Committer, Error> {
         meters.log_bytes(backend.log_bytes());
-        let queue = Arc::new(Queue::default());
-        let mut worker = Worker { queue: queue.clone(), backend, clock, alarm, meters, refused_in_a_row: 0 };
+        let (queue, ends) = (Arc::<Queue>::default(), Arc::<Ends>::default());
+        let mut worker =
+            Worker { queue: queue.clone(), ends: ends.clone(), backend, clock, alarm, meters, refused_in_a_row: 0 };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || worker.run()).map_err(Error::Thread)?;
-        Ok(Committer { queue, thread: Mutex::new(Some(thread)) })
+        Ok(Committer { queue, ends, thread: Mutex::new(Some(thread)) })
     }
 
     /// Queues a change that is to be committed now.
@@ -66,6 +69,11 @@ impl Committer {
         if let Err(write) = pushed {
             write.finish(Err(Refused::new(Error::Database("the store is closed".into()))));
         }
+    }
+
+    /// Who waits for the end of an order.
+    pub(super) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     /// Waits while a commit is under way, but not longer than `at_most`.
@@ -101,6 +109,7 @@ impl Drop for Committer {
 /// What the thread owns.
 struct Worker {
     queue: Arc<Queue>,
+    ends: Arc<Ends>,
     backend: Backend,
     clock: Clock,
     alarm: Arc<Alarm>,
@@ -117,6 +126,9 @@ impl Worker {
                 self.meters.refused.add(batch.len() as u64);
             }
             self.queue.committed();
+            if outcome.is_ok() {
+                self.ends.tell(&batch);
+            }
             for write in batch {
                 // The panic hook has logged it; the changes behind it must still be finished.
                 let _ = catch_unwind(AssertUnwindSafe(|| write.finish(outcome.clone())));

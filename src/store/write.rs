@@ -151,6 +151,24 @@ impl Write {
         }
     }
 
+    /// The places of the orders that it brings to their end.
+    pub(super) fn ended(&self) -> impl Iterator<Item = i64> {
+        let ended = match self {
+            Write::Process(asked) => asked.change.ended.as_slice(),
+            _ => &[],
+        };
+        let is_end = |ending: &&Ending| !matches!(ending.outcome, Outcome::Retry { .. });
+        ended.iter().filter(is_end).map(|ending| ending.order.seq)
+    }
+
+    /// The id of the order that it cancels.
+    pub(super) fn cancelled(&self) -> Option<&OrderId> {
+        match self {
+            Write::Cancel(asked) => Some(&asked.change),
+            _ => None,
+        }
+    }
+
     /// Tells whoever asked what became of the transaction.
     pub(super) fn finish(self, outcome: Result<(), Refused>) {
         match self {
