@@ -38,7 +38,10 @@ macro_rules! policy {
 /// What is going on: `GET /`. The test that compares the hashes with the file says the right ones.
 pub static HOME: Page = Page {
     html: include_str!("pages/home.html"),
-    policy: policy!("sha256-1qXeTPOp2hRgZUrQppWLnHDZH/1MTYs4/4Qp5nvkGcI=", "sha256-Dp7e89gId6nWeEv1YxniDfKq1USYBf8T5+KHz5ExFbQ="),
+    policy: policy!(
+        "sha256-1qXeTPOp2hRgZUrQppWLnHDZH/1MTYs4/4Qp5nvkGcI=",
+        "sha256-Dp7e89gId6nWeEv1YxniDfKq1USYBf8T5+KHz5ExFbQ="
+    ),
 };
 
 impl Page {
