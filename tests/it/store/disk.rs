@@ -114,7 +114,11 @@ fn what_is_on_a_small_disk_that_is_full_is_read_also_after_a_restart() {
     for n in [0, stored - 1] {
         server.get(&format!("/order/o-{n}")).expect(200, &in_status(&format!("o-{n}"), "Pending"));
     }
-    server.post(body(stored)).expect_error(503, "storage_unavailable");
+    // To copy the log back has made a little room.
+    let mut client = server.client();
+    let refused = (stored..).find(|n| client.ask(post(body(*n))).status != 200).unwrap();
+    server.post(body(refused)).expect_error(503, "storage_unavailable");
+    server.get("/order/o-0").expect(200, &in_status("o-0", "Pending"));
 }
 
 /// A limit of the size of files is no broken disk, and a signal that comes with it by default ends nobody.
@@ -168,14 +172,22 @@ fn a_damaged_page_is_said_once_and_ends_nothing() {
     let file = fs::File::options().write(true).open(folder.file("orders.db")).unwrap();
     file.write_all_at(&[0x55; 4_096], (page as u64 - 1) * 4_096).unwrap();
 
-    let server = Process::start(&folder, &["--concurrency", "0"]);
-    let worker = Worker::of(&server);
-    (0..5).for_each(|_| _ = server.post(order("new")).expect_error(503, "storage_unavailable"));
-    server.get("/order/o-0").expect_status(503);
-    server.get("/healthz").expect_error(503, "storage_unavailable");
-    assert_eq!(server.get("/orders").expect_status(200).json()["data"][0]["order_id"], "o-299");
-    assert!(worker.lives(), "{}", server.stderr());
-    assert_eq!(server.stderr().matches("restore a backup").count(), 2, "one for writes, one for the read: {}", server.stderr());
+    // Whoever meets it first, it is kept in mind.
+    let write = |server: &Process| _ = server.post(order("new")).expect_error(503, "storage_unavailable");
+    let read = |server: &Process| _ = server.get("/order/o-0").expect_status(503);
+    for meets in [[&write as &dyn Fn(&Process), &read], [&read, &write]] {
+        let server = Process::start(&folder, &["--concurrency", "0"]);
+        let worker = Worker::of(&server);
+        server.get("/healthz").expect_status(200);
+        for deed in meets {
+            (0..5).for_each(|_| deed(&server));
+            server.get("/healthz").expect_error(503, "storage_unavailable");
+        }
+        assert_eq!(server.get("/orders").expect_status(200).json()["data"][0]["order_id"], "o-299");
+        assert!(worker.lives(), "{}", server.stderr());
+        assert_eq!(server.stderr().matches("restore a backup").count(), 1, "{}", server.stderr());
+        server.stop();
+    }
 }
 
 /// A client that waits longer than the server waits for another program's transaction.
