@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::api::origin::{Hosts, Origin};
 use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
-use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, pages, prometheus, template};
+use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, openapi, pages, prometheus, template};
 use crate::error::Error;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
@@ -167,6 +167,7 @@ impl Handler for Service {
                 });
             }
             Route::Health => return self.health(request),
+            Route::Document => return request.answer(openapi::document()),
             Route::Orders(query) => {
                 // Without the thread it is dropped, and so answered with 500.
                 let _ = self.pages.send((request, query));
