@@ -9,12 +9,13 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::harness::{Folder, PATIENCE, Process, Serving, Worker, comes_true, is_running};
+use crate::harness::{Folder, PATIENCE, Process, Serving, Worker, comes_true, connection, is_running};
 use crate::load::{Back, Load, SOON, after_script, health_of, last_words, status_of};
 use crate::means::{self, succeeds};
 use crate::mounts::Mount;
@@ -143,6 +144,50 @@ pub fn a_disk_that_the_kernel_has_made_read_only_loses_nothing() -> Outcome {
         "{rounds} rounds, {acknowledged} acknowledged, 0 without a sync, 503 meanwhile, 0 lost of those before; {lied} whose sync the \
          system had called good; {how}"
     ))
+}
+
+/// The room is there when it begins, and taken by another program meanwhile.
+pub fn a_backup_that_runs_out_of_room_leaves_no_file_and_the_server_goes_on() -> Outcome {
+    let rounds = rounds(1, 5, 20)?;
+    let (folder, target) = (Folder::new(), Folder::new());
+    let server = Process::start(&folder, &FLAGS);
+    connection(&server.db())
+        .execute_batch(
+            "INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, created_at, completed_at)
+             WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 200000)
+             SELECT 'p-' || hex(randomblob(8)), 'u', '[\"i\"]', '1', 'Completed', 0, 5 FROM n",
+        )
+        .unwrap();
+    let bytes = fs::metadata(server.db()).unwrap().len() + (32 << 20);
+    let _disk = Mount::in_memory(&target, bytes as usize)?;
+    let load = Load::start("o", 2, &server);
+    let mut cut_short = 0;
+    for _ in 0..10 * rounds {
+        let copy = target.file("copy.db");
+        let mut command = crate::harness::orderd(&folder);
+        let mut child = command.arg("backup").arg(&copy).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        comes_true(SOON, || !target.names().is_empty() || child.try_wait().unwrap().is_some());
+        let filler = Filler::start(target.file("ballast"));
+        let ended = child.wait().unwrap().code();
+        drop(filler);
+        match ended {
+            Some(2) => {
+                assert_eq!(target.names(), [""; 0], "cut short, and yet something is left");
+                cut_short += 1;
+            }
+            // It was quicker.
+            ended => assert_eq!((ended, fs::remove_file(&copy).is_ok()), (Some(0), true)),
+        }
+        if cut_short == rounds {
+            break;
+        }
+    }
+    assert!(cut_short > 0, "none ran out of room");
+    let told = load.stop();
+    let lost = told.lost(&server);
+    assert_eq!(lost, 0, "acknowledged orders lost");
+    server.stop();
+    Ok(format!("{cut_short} backups cut short, none of them left a file, {} orders acknowledged", told.acknowledged.len()))
 }
 
 /// Has the disk fail under load; the worker renewed and, in every other round, killed meanwhile; mends it; and says how long it took

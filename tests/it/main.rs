@@ -63,10 +63,13 @@ mod server {
 }
 
 mod process {
+    mod carried;
     mod cli;
     mod deploy;
     mod examples;
     mod log;
+    mod manager;
+    mod memory;
     mod operator;
     mod prometheus;
     mod renewal;

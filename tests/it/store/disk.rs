@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use crate::harness::{
-    Client, Folder, Local, PATIENCE, Process, Serving, Worker, connection, created, get, in_clean_environment, in_status,
-    left_out, order, poll_until, post,
+    Client, Folder, Local, PATIENCE, Process, Scraped, Serving, Worker, connection, created, get, in_clean_environment,
+    in_status, left_out, order, poll_until, post,
 };
 
 const NO_SUCH_ORDER: &str = r#"{"detail":"Order not found"}"#;
@@ -83,6 +83,11 @@ fn a_full_disk_is_answered_with_503_until_there_is_room_again() {
     // Its probe is small and may still find room where an order finds none, but not for long.
     poll_until(PATIENCE, || server.get("/healthz").status == 503);
     server.get("/healthz").expect_error(503, "storage_unavailable");
+    poll_until(PATIENCE, || Scraped::of(&server).value("orderd_checkpoint_failing") == 1.0);
+    let figures = Scraped::of(&server);
+    for name in ["orderd_changes_refused_total", "orderd_checkpoint_failures_total", "orderd_wal_size_bytes"] {
+        assert!(figures.value(name) > 0.0, "{name}: {}", figures.text);
+    }
 
     // The process sees its own mounts there.
     let ballast = format!("/proc/{}/root{}", server.id(), folder.file("small/ballast").display());
@@ -90,6 +95,7 @@ fn a_full_disk_is_answered_with_503_until_there_is_room_again() {
     server.post(body(refused)).expect(200, &created(&format!("o-{refused}"))).expect_no_header("Idempotent-Replayed");
     // What could not be copied back is tried again each second.
     server.served_again();
+    assert_eq!(Scraped::of(&server).value("orderd_checkpoint_failing"), 0.0);
 }
 
 /// Needs a small file system, as above. The log must not take all of it before it is copied back.
