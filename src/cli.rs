@@ -6,9 +6,13 @@
 //! failed.
 
 mod arguments;
+mod backup;
+mod check;
 mod help;
 mod nearest;
+mod progress;
 mod prune;
+mod restore;
 mod retry;
 mod serve;
 mod table;

@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 
 use super::arguments::Given;
-use super::{help, prune, retry, serve, version};
+use super::{backup, check, help, prune, restore, retry, serve, version};
 use crate::config::{Config, SETTINGS, Setting};
 use crate::error::Error;
 
@@ -41,8 +41,16 @@ pub struct Flag {
 }
 
 /// All of them, in the order of the help. The first one is what `orderd` alone does.
-pub const SUBCOMMANDS: &[&Subcommand] =
-    &[&serve::SUBCOMMAND, &retry::SUBCOMMAND, &prune::SUBCOMMAND, &help::SUBCOMMAND, &version::SUBCOMMAND];
+pub const SUBCOMMANDS: &[&Subcommand] = &[
+    &serve::SUBCOMMAND,
+    &retry::SUBCOMMAND,
+    &prune::SUBCOMMAND,
+    &backup::SUBCOMMAND,
+    &restore::SUBCOMMAND,
+    &check::SUBCOMMAND,
+    &help::SUBCOMMAND,
+    &version::SUBCOMMAND,
+];
 
 /// The settings that tell where the running server is.
 pub const SERVER: Option<&[&str]> = Some(&["listen"]);
