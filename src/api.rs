@@ -50,7 +50,8 @@ pub enum Route {
     Health,
     /// `GET /openapi.json`
     Document,
-    /// `GET /` of a browser
+    /// `GET /` of a browser, and
+    /// `GET /docs`
     Page(&'static Page),
     /// `GET /` of any other client, which has reached this host
     Usage(Option<SafeHost>),
@@ -76,6 +77,7 @@ pub fn route<'a>(method: Method, target: &str, header: impl Fn(&str) -> Option<&
             false => Route::Metrics,
         }),
         ["healthz"] => get().map(|()| Route::Health),
+        ["docs"] => get().map(|()| Route::Page(&pages::DOCS)),
         ["openapi.json"] => get().map(|()| Route::Document),
         [""] => get().map(|()| match pages::wants_html(header("Accept")) {
             true => Route::Page(&pages::HOME),
@@ -157,6 +159,7 @@ mod tests {
             (Method::Get, "/metrics", Route::Metrics),
             (Method::Get, "/healthz", Route::Health),
             (Method::Get, "/openapi.json", Route::Document),
+            (Method::Get, "/docs", Route::Page(&pages::DOCS)),
             (Method::Get, "/", Route::Usage(None)),
             (Method::Get, "http://shop?x", Route::Usage(None)),
         ] {

@@ -1,4 +1,4 @@
-//! The pages for people: what is served at `GET /`, and under which rules a browser shows it.
+//! The pages for people: what is served at `GET /` and `GET /docs`, and under which rules a browser shows it.
 //!
 //! A page is one file that loads nothing: its script and style are within it, named in its `Content-Security-Policy` by their
 //! hashes, so that nothing else is run or shown, whatever an order's id says. All that a page tells it asks of the API as any
@@ -16,6 +16,8 @@ const MAX_HOST_BYTES: usize = 253 + 6;
 /// A page, with the rules for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Page {
+    /// Where it is.
+    pub path: &'static str,
     html: &'static str,
     policy: &'static str,
 }
@@ -37,10 +39,21 @@ macro_rules! policy {
 
 /// What is going on: `GET /`. The test that compares the hashes with the file says the right ones.
 pub static HOME: Page = Page {
+    path: "/",
     html: include_str!("pages/home.html"),
     policy: policy!(
         "sha256-1qXeTPOp2hRgZUrQppWLnHDZH/1MTYs4/4Qp5nvkGcI=",
         "sha256-Dp7e89gId6nWeEv1YxniDfKq1USYBf8T5+KHz5ExFbQ="
+    ),
+};
+
+/// The reference: `GET /docs`, which the page makes of `openapi.json`.
+pub static DOCS: Page = Page {
+    path: "/docs",
+    html: include_str!("pages/docs.html"),
+    policy: policy!(
+        "sha256-jM1Pm4J+N8unCiyJbh7JMgTGZhAKvzOttubHUYZwbgE=",
+        "sha256-IhZIr161pI42NE2PIa1y+p3U7OqBxvLy8KqK3s7Ovmc="
     ),
 };
 

@@ -17,6 +17,7 @@ pub const TEMPLATES: &[&str] = &[
     "/metrics",
     "/healthz",
     "/openapi.json",
+    "/docs",
     "*",
     "other",
 ];
@@ -36,7 +37,8 @@ pub fn of_route(route: &Route) -> usize {
         Route::Metrics | Route::Prometheus => "/metrics",
         Route::Health => "/healthz",
         Route::Document => "/openapi.json",
-        Route::Page(_) | Route::Usage(_) => "/",
+        Route::Page(page) => page.path,
+        Route::Usage(_) => "/",
     };
     TEMPLATES.iter().position(|known| *known == template).unwrap_or(OTHER)
 }

@@ -13,6 +13,7 @@ mod tidy;
 
 mod api {
     mod browsers;
+    mod docs;
     mod home;
     mod input;
     mod metrics;
