@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, MAX_DURATION};
+use crate::config::{Config, MAX_DURATION, Token};
 use crate::error::Error;
 use crate::http::Http;
 use crate::http::listener::{Address, Listener};
@@ -91,6 +91,7 @@ impl Server {
         on_trouble: impl Fn(Trouble) + Send + Sync + 'static,
     ) -> Result<Server, Error> {
         let Foundations { listener, lock, predecessor_lives } = foundations;
+        let token = config.token.as_ref().map(Token::read).transpose()?;
         // A longer one would overflow where it is added to a time.
         let [processing_time, exec_timeout, read_timeout, shutdown_timeout] =
             [config.processing_time, config.exec_timeout, config.read_timeout, config.shutdown_timeout]
@@ -118,11 +119,17 @@ impl Server {
             predecessor_lives,
         };
         let address = listener.address()?;
+        if let Address::Tcp(own) = address
+            && !own.ip().is_loopback()
+            && token.is_none()
+        {
+            log::warn!("whoever reaches {own} may create and read orders; ask for a token with --token-file");
+        }
         let processor = Processor::start(store.clone(), settings)?;
         let for_service = service::Processor { notify: processor.notifier(), alive: processor.alive() };
         let http = Service::start(store.clone(), for_service, &address, &config.allow_hosts).and_then(|service| {
             let options = Service::options(config.workers, read_timeout);
-            Http::start(listener, options, service, move |why| on_trouble(Trouble::Renewal(why)))
+            Http::start(listener, options, service.asking_for(token), move |why| on_trouble(Trouble::Renewal(why)))
         });
         match http {
             Ok(http) => {

@@ -15,6 +15,7 @@ use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
 use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics};
 use crate::error::Error;
+use crate::http::bearer::Secret;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
 use crate::store::{Changed, Created, Refused as Unstored, Store};
@@ -44,6 +45,8 @@ pub struct Service {
     store: Arc<Store>,
     processor: Processor,
     hosts: Hosts,
+    /// What requests must bear.
+    token: Option<Secret>,
     pages: Sender<(Request, Query)>,
     writes_in_a_row: AtomicUsize,
 }
@@ -63,7 +66,12 @@ impl Service {
         let from = store.clone();
         let thread = std::thread::Builder::new().name("pages".into());
         thread.spawn(move || make_pages(&from, &asked_for)).map_err(Error::Thread)?;
-        Ok(Service { store, processor, hosts, pages, writes_in_a_row: AtomicUsize::new(0) })
+        Ok(Service { store, processor, hosts, token: None, pages, writes_in_a_row: AtomicUsize::new(0) })
+    }
+
+    /// Has it answer only those who bear the token, but for what is open to all.
+    pub fn asking_for(self, token: Option<Secret>) -> Service {
+        Service { token, ..self }
     }
 
     /// How its front door is set up.
@@ -103,6 +111,11 @@ impl Handler for Service {
     type Route = Route;
 
     fn route(&self, head: &Head<'_>) -> Result<Route, Reply> {
+        // First of all: who does not bear the token learns nothing else.
+        let is_known = self.token.as_ref().is_none_or(|token| token.is_borne_by(head.header("Authorization")));
+        if !is_known && !api::is_open(head.target()) {
+            return Err(Refusal::Unauthorized.into());
+        }
         let from = Origin {
             target: head.target(),
             host: head.header("Host"),

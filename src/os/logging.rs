@@ -31,25 +31,23 @@ impl Log for StandardError {
 }
 
 /// The same text on one line, with nothing in it that a terminal obeys.
-fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            // Line and paragraph separators; marks, embeddings, overrides and isolates of direction.
-            '\u{2028}'
-            | '\u{2029}'
-            | '\u{61c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => {
-                line.extend(c.escape_unicode());
-            }
-            c if c.is_control() => line.extend(c.escape_default()),
+            '\n' | '\r' | '\t' => line.extend(c.escape_default()),
+            c if is_obeyed(c) => line.extend(c.escape_unicode()),
             c => line.push(c),
         }
     }
     line
+}
+
+/// Whether a terminal does something at this character besides showing it: controls; line and paragraph separators; marks,
+/// embeddings, overrides and isolates of direction; marks of annotations.
+pub fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}')
 }
 
 /// Sends log lines of `level` and above to standard error, and panics too, as one line each.
