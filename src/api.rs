@@ -1,18 +1,20 @@
 //! The API: which request means what, and what each answer says. Never sees a socket, a thread or SQL.
 //!
-//! [`route`] turns a request line and its Content-Type into a [`Route`] or a [`Refusal`]; `service.rs` does what the route asks for
+//! [`route`] turns a request line and what headers matter into a [`Route`] or a [`Refusal`]; `service.rs` does what the route asks for
 //! and hands the outcome to `api/reply.rs`, which words the answer. Everything that a refusal can be is matched once, where it
 //! becomes a `Reply`. The words of the older answers are fixed to the letter by the service that orderd
 //! replaces.
 
 pub mod metrics;
 pub mod origin;
+pub mod pages;
 pub mod query;
 pub mod reply;
 
 use crate::http::{Method, percent};
 use crate::order::{NewOrder, OrderId};
 
+use self::pages::{Page, SafeHost};
 use self::query::Query;
 use self::reply::Refusal;
 
@@ -40,18 +42,22 @@ pub enum Route {
     Metrics,
     /// `GET /healthz`
     Health,
+    /// `GET /` of a browser
+    Page(&'static Page),
+    /// `GET /` of any other client, which has reached this host
+    Usage(Option<SafeHost>),
 }
 
-/// Finds the route of a request. `target` is the second word of the request line, `content_type` the header's value.
+/// Finds the route of a request. `target` is the second word of the request line, `header` finds the value of a header.
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.
-pub fn route(method: Method, target: &str, content_type: Option<&str>) -> Result<Route, Refusal> {
+pub fn route<'a>(method: Method, target: &str, header: impl Fn(&str) -> Option<&'a str>) -> Result<Route, Refusal> {
     let (path, query) = path_and_query(target);
     let get = || only(method, Method::Get);
     match *path.splitn(4, '/').collect::<Vec<_>>() {
         ["order" | "orders", ""] => Err(Refusal::UnknownPath),
-        ["order"] => only(method, Method::Post).and_then(|()| says_json(content_type)).map(|()| Route::CreateOrder),
+        ["order"] => only(method, Method::Post).and_then(|()| says_json(header("Content-Type"))).map(|()| Route::CreateOrder),
         ["order", id] => get().and_then(|()| id_in_path(id)).map(Route::OrderStatus),
         ["orders"] => get().and_then(|()| Query::parse(query).map_err(Refusal::BadQuery)).map(Route::Orders),
         ["orders", id] => get().and_then(|()| id_in_path(id)).map(Route::Order),
@@ -59,6 +65,10 @@ pub fn route(method: Method, target: &str, content_type: Option<&str>) -> Result
         ["orders", id, "cancel"] => only(method, Method::Post).and_then(|()| id_in_path(id)).map(Route::Cancel),
         ["metrics"] => get().map(|()| Route::Metrics),
         ["healthz"] => get().map(|()| Route::Health),
+        [""] => get().map(|()| match pages::wants_html(header("Accept")) {
+            true => Route::Page(&pages::HOME),
+            false => Route::Usage(header("Host").and_then(SafeHost::new)),
+        }),
         _ => Err(Refusal::UnknownPath),
     }
 }
@@ -113,7 +123,10 @@ mod tests {
     use super::*;
     use crate::http::Reply;
 
-    const JSON: Option<&str> = Some("application/json");
+    /// The headers of a request that says its body is JSON.
+    fn json(name: &str) -> Option<&'static str> {
+        (name == "Content-Type").then_some("application/json")
+    }
 
     fn status_of(result: Result<Route, Refusal>) -> u16 {
         Reply::from(result.expect_err("should be refused")).status
@@ -136,15 +149,28 @@ mod tests {
             (Method::Get, "/orders?limit=5", Route::Orders(Query::parse("limit=5").unwrap())),
             (Method::Get, "/metrics", Route::Metrics),
             (Method::Get, "/healthz", Route::Health),
+            (Method::Get, "/", Route::Usage(None)),
+            (Method::Get, "http://shop?x", Route::Usage(None)),
         ] {
-            assert_eq!(super::route(method, target, JSON).expect(target), route, "{target}");
+            assert_eq!(super::route(method, target, json).expect(target), route, "{target}");
         }
+    }
+
+    #[test]
+    fn a_browser_gets_the_page_and_curl_the_address_that_it_has_reached() {
+        let asked = |accept, host| {
+            route(Method::Get, "/", move |name| if name == "Accept" { accept } else { host }).expect("there is such a path")
+        };
+        assert_eq!(asked(Some("text/html,*/*;q=0.8"), Some("shop")), Route::Page(&pages::HOME));
+        assert_eq!(asked(Some("*/*"), Some("shop:80")), Route::Usage(SafeHost::new("shop:80")));
+        assert_eq!(asked(None, Some("$(id)")), Route::Usage(None));
+        assert_eq!(status_of(route(Method::Post, "/", json)), 405);
     }
 
     #[test]
     fn unknown_paths_and_methods_are_refused() {
         for target in [
-            "/",
+            "//",
             "/order/",
             "/orders/",
             "/order/1/2",
@@ -154,14 +180,12 @@ mod tests {
             "/orders/1/cancel/2",
             "/metrics/",
             "//order",
-            "",
             "*",
-            "http://host",
         ] {
-            assert_eq!(status_of(route(Method::Get, target, None)), 404, "{target}");
+            assert_eq!(status_of(route(Method::Get, target, |_| None)), 404, "{target}");
         }
         for (method, target) in [(Method::Get, "/order"), (Method::Post, "/order/1"), (Method::Other, "/metrics")] {
-            assert_eq!(status_of(route(method, target, JSON)), 405, "{target}");
+            assert_eq!(status_of(route(method, target, json)), 405, "{target}");
         }
     }
 
@@ -169,17 +193,17 @@ mod tests {
     fn a_path_with_a_bad_id_is_refused() {
         let long = format!("/order/{}", "i".repeat(10_000));
         for target in ["/order/%", "/order/%4", "/order/%zz", "/order/%ff", "/order/%00", &long] {
-            assert_eq!(status_of(route(Method::Get, target, None)), 400, "{target}");
+            assert_eq!(status_of(route(Method::Get, target, |_| None)), 400, "{target}");
         }
     }
 
     #[test]
     fn only_a_body_that_says_it_is_json_is_read() {
         for yes in ["application/json", "Application/JSON; charset=utf-8", "application/vnd.shop+json"] {
-            assert!(route(Method::Post, "/order", Some(yes)).is_ok(), "{yes}");
+            assert!(route(Method::Post, "/order", |_| Some(yes)).is_ok(), "{yes}");
         }
         for no in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("application/jsonp")] {
-            assert_eq!(status_of(route(Method::Post, "/order", no)), 415, "{no:?}");
+            assert_eq!(status_of(route(Method::Post, "/order", |_| no)), 415, "{no:?}");
         }
     }
 }

@@ -28,6 +28,7 @@ use self::arguments::Call;
 use self::table::Subcommand;
 use crate::config::SETTINGS;
 use crate::error::Error;
+use crate::os::logging;
 use crate::os::marks::{BY, OF};
 use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, TOKEN, WORKER_OF};
 
@@ -40,7 +41,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             if !e.is_reported() {
-                eprintln!("orderd: {e}");
+                logging::last_words(&e);
             }
             ExitCode::from(e.exit_status())
         }

@@ -12,6 +12,7 @@ pub use self::settings::{SETTINGS, Setting, duration};
 pub use crate::http::bearer::Token;
 pub use crate::http::listener::Listen;
 use crate::os::clock::Clock;
+pub use crate::os::logging::Format as LogFormat;
 use crate::processing::work::Work;
 
 /// The longest duration that is taken: a hundred years, so that adding one to a time never overflows.
@@ -59,6 +60,8 @@ pub struct Config {
     pub supervisor: bool,
     /// The least important log lines that are written. Only the binary writes any; a library logs through the `log` crate.
     pub log_level: log::LevelFilter,
+    /// How the binary writes them.
+    pub log_format: LogFormat,
     /// The time to go by.
     pub clock: Clock,
 }
@@ -84,6 +87,7 @@ impl Default for Config {
             max_memory: 512 << 20,
             supervisor: true,
             log_level: log::LevelFilter::Info,
+            log_format: LogFormat::Text,
             clock: Clock::system(),
         }
     }

@@ -158,13 +158,21 @@ impl fmt::Display for Error {
                 "{} was written by a newer orderd (schema {found}, this program knows {known}); install that version",
                 file.display()
             ),
-            Error::Unusable { file, source } => write!(
-                f,
-                "cannot open {} for reading and writing: {source}; mend its permissions, or choose another file with --db",
-                file.display()
-            ),
+            Error::Unusable { file, source } => {
+                let remedy = match source.kind() {
+                    io::ErrorKind::PermissionDenied => "mend its permissions, or choose",
+                    _ => "choose",
+                };
+                write!(f, "cannot open {} for reading and writing: {source}; {remedy} another file with --db", file.display())
+            }
             Error::NoFolder { file } => {
-                write!(f, "the folder of {} does not exist; make it, or choose another file with --db", file.display())
+                let folder = file.parent().unwrap_or(file).display();
+                write!(
+                    f,
+                    "the folder {folder} does not exist, in which {} was to be made; make it with mkdir -p, or choose another file \
+                     with --db",
+                    file.display()
+                )
             }
             Error::WouldLose { what } => write!(
                 f,

@@ -35,6 +35,7 @@ pub mod probe;
 mod relay;
 mod response;
 mod sockets;
+mod told;
 mod turn;
 mod watchdog;
 mod workers;

@@ -1,24 +1,56 @@
 //! orderd takes orders over HTTP, keeps them in one SQLite file, processes them in the background and says how they are.
 //!
-//! This library is all of it; the `orderd` binary calls its command line. A program can run a server inside itself:
+//! This library is all of it; the `orderd` binary calls its command line. A program can run a server inside itself and use its
+//! orders without HTTP, and so without a socket at all:
+//!
+//! ```
+//! use std::time::Duration;
+//! use orderd::{Config, Listen, NewOrder, Server, Status, Work};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = std::env::temp_dir().join(format!("orderd-embedded-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder)?;
+//! let server = Server::start(&Config {
+//!     db: folder.join("orders.db"),
+//!     listen: Listen::None,
+//!     work: Work::function(|order| {
+//!         println!("{} ordered {:?}", order.user_id, order.item_ids);
+//!         Ok(())
+//!     }),
+//!     ..Config::default()
+//! })?;
+//!
+//! let orders = server.orders();
+//! orders.create(NewOrder::new("123", "ada", ["tea", "milk"], "19.90")?)?; // on disk when it returns
+//! let order = orders.wait("123", Duration::from_secs(60))?;
+//! assert_eq!(order.status, Status::Completed);
+//! assert_eq!(orders.counts()?.completed, 1);
+//!
+//! server.stop();
+//! # std::fs::remove_dir_all(&folder)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Orders`] also reads, lists, cancels and retries orders, from any thread. A server that listens takes orders over HTTP as well, and says
+//! where:
 //!
 //! ```
 //! use std::io::{Read, Write};
 //! use std::net::TcpStream;
+//! use orderd::{Config, Listen, Server};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = std::env::temp_dir().join(format!("orderd-example-{}", std::process::id()));
 //! # std::fs::create_dir_all(&folder)?;
-//! let config = orderd::Config {
-//!     listen: orderd::Listen::Tcp("127.0.0.1:0".into()),
+//! let server = Server::start(&Config {
 //!     db: folder.join("orders.db"),
-//!     ..orderd::Config::default()
-//! };
+//!     listen: Listen::Tcp("127.0.0.1:0".into()), // any free port
+//!     ..Config::default()
+//! })?;
+//! println!("try curl {server}/metrics");
 //!
-//! let server = orderd::Server::start(&config)?;
-//! let orderd::Address::Tcp(address) = server.address() else { unreachable!("we asked for TCP") };
-//!
-//! let mut client = TcpStream::connect(address)?;
+//! let mut client = TcpStream::connect(server.socket_addr().ok_or("no TCP")?)?;
 //! client.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
 //! let mut answer = String::new();
 //! client.read_to_string(&mut answer)?;
@@ -87,10 +119,10 @@
 //! | room | what it owns |
 //! |---|---|
 //! | [`order`] | what an order is and may become; `body` how a request's body becomes one |
-//! | `store` | changes in, answers out, all or nothing, and a few reads; `write` the changes, `commit` many of them with one fsync, `commit/queue` where they wait, `sqlite` the only SQL |
-//! | `processing` | the thread that has orders processed; `state` its steps, `work` what processing means, `task` and `command` attempts under way, `output` what they print, `retries` what follows a failure, `leftovers` of a killed server |
-//! | [`api`] | what requests mean and answers say; `query`, `origin`, `reply`, `metrics` |
-//! | `http` | connections, framing, bodies and answers, on tiny_http, and nothing of orders: `workers`, `head`, `connections` the one rule, `body` and `blocking` for what goes at a client's speed, `response`, `sockets`, `watchdog`, `relay` for Unix sockets, `listener`, `probe`, `client`, `percent` |
+//! | `store` | changes in, answers out, all or nothing, and a few reads; `write` the changes, `commit` many of them with one fsync, `commit/queue` where they wait, `sqlite` the only SQL, `orders` and `ends` what an embedding program does and waits for |
+//! | `processing` | the thread that has orders processed; `state` its steps, `work` what processing means, `task` and `command` attempts under way, `output` what they print, `journal` what the log has of them, `retries` what follows a failure |
+//! | [`api`] | what requests mean and answers say; `query`, `origin`, `reply`, `metrics`, `pages` for people |
+//! | `http` | connections, framing, bodies and answers, on tiny_http, and nothing of orders: `workers`, `head`, `connections` the one rule, `body` and `blocking` for what goes at a client's speed, `response`, `sockets`, `watchdog`, `told` a line for each, `relay` for Unix sockets, `listener`, `probe`, `client`, `percent` |
 //! | `service` | what each route does; the only place where `http` and orders meet |
 //! | `server` | start and stop: joins the rooms |
 //! | `supervisor` | the parent process: `child` as it sees one, `inherited` the child's end, `orphans`, `pace` |
@@ -118,8 +150,9 @@ mod supervisor;
 pub use config::{Config, Listen, Token};
 pub use error::Error;
 pub use http::listener::{Address, Listener};
-pub use order::{Order, Status};
+pub use order::{InvalidOrder, NewOrder, Order, OrderId, Status};
 pub use os::clock::Clock;
 pub use processing::work::{Work, WorkError};
 pub use server::{Foundations, Server, Trouble};
-pub use store::Lock;
+pub use store::orders::{OrderError, Orders, Stored};
+pub use store::{Counts, Filter, Lock, Page};

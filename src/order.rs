@@ -1,9 +1,11 @@
-//! What an order is: its fields and their limits, its life, and its record as JSON. `order/body.rs` reads one from a request.
+//! What an order is: its fields and their limits, its life, and its record as JSON. `order/body.rs` reads one
+//! from a request, `order/made.rs` takes one that a program makes.
 //!
 //! Pure: no I/O, no clock, no HTTP status, no SQL. Amounts never pass through binary floating point: the decimal text that was
 //! sent is what is kept, compared and given back.
 
 mod body;
+mod made;
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,6 +16,7 @@ use serde_json::value::RawValue;
 
 use body::fault_of_id;
 pub use body::{Fault, Loc};
+pub use made::InvalidOrder;
 
 /// The longest `order_id`, `user_id` or item id, in bytes of UTF-8: room for any UUID, URL-safe token or e-mail address, and
 /// short enough that an index page holds several.
@@ -49,6 +52,12 @@ impl OrderId {
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for OrderId {
+    fn as_ref(&self) -> &str {
         &self.0
     }
 }

@@ -10,6 +10,7 @@
 //! its own orders on the same database; what it claimed is not touched before [`Processor::alone`].
 
 mod command;
+mod journal;
 mod output;
 mod pipes;
 pub mod retries;
@@ -28,7 +29,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::order::OrderId;
 use crate::os::clock::Clock;
 use crate::store::{Claimed, Ending, Refused, Store};
 use retries::Retries;
@@ -157,13 +157,6 @@ impl Processor {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-}
-
-/// How the log names an order: by its id, in quotes if that could be taken for more of the line.
-fn name_in_log(id: &OrderId) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./#@+".contains(c);
-    let id = id.as_str();
-    if id.chars().all(is_plain) { id.into() } else { format!("{id:?}") }
 }
 
 struct SignOfLife(Arc<AtomicBool>);

@@ -1,20 +1,27 @@
 //! A running server: joins the rooms, from the locked database to the open socket, and takes them apart again.
 //!
-//! Embedding programs use [`Server`] alone. Nothing here ends the process: who starts a server says what happens when the
-//! database can no longer be written, or when only a fresh process can serve.
+//! Embedding programs use [`Server`], and what it gives out, alone. Nothing here ends the process: who starts a server says what
+//! happens when the database can no longer be written, or when only a fresh process can serve.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, MAX_DURATION, Token};
+use crate::config::{Config, Listen, MAX_DURATION, Token};
 use crate::error::Error;
 use crate::http::Http;
 use crate::http::listener::{Address, Listener};
 use crate::processing::retries::Retries;
+use crate::processing::work::Work;
 use crate::processing::{Processor, Settings};
 use crate::service::{self, Service};
+use crate::store::orders::Orders;
 use crate::store::retention::Retention;
 use crate::store::{Lock, Opening, Refused, Store};
+
+/// How much of a command is in the log, in characters.
+const MAX_LOGGED_COMMAND: usize = 200;
 
 /// What a server tells the program that runs it.
 #[derive(Debug)]
@@ -26,8 +33,8 @@ pub enum Trouble {
     Renewal(&'static str),
 }
 
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trouble::Broken(error) => error.fmt(f),
             Trouble::Renewal(why) => write!(f, "a fresh process is needed: {why}"),
@@ -38,8 +45,8 @@ impl std::fmt::Display for Trouble {
 /// What a server stands on, made before it, so that a taken port or file costs nothing.
 #[derive(Debug)]
 pub struct Foundations {
-    /// The bound socket.
-    pub listener: Listener,
+    /// The bound socket, unless the server is to listen nowhere.
+    pub listener: Option<Listener>,
     /// The database's lock.
     pub lock: Lock,
     /// Whether another process serves the same socket and still ends orders of the same database; see [`Server::alone`].
@@ -52,23 +59,27 @@ impl Foundations {
     /// # Errors
     /// [`Error::Listen`], [`Error::Owned`], [`Error::Unusable`].
     pub fn new(config: &Config) -> Result<Foundations, Error> {
-        let listener = Listener::bind(&config.listen)?;
+        let listener = match &config.listen {
+            Listen::None => None,
+            listen => Some(Listener::bind(listen)?),
+        };
         Ok(Foundations { listener, lock: Lock::acquire(&config.db)?, predecessor_lives: false })
     }
 }
 
-/// A running server. [`Server::stop`] ends it in order, and so does dropping it.
+/// A running server: it takes orders over HTTP and from the program that it runs in, and processes them. [`Server::stop`] ends it in order, and so does dropping it.
 pub struct Server(Option<Running>);
 
 struct Running {
-    http: Http,
+    http: Option<Http>,
+    orders: Orders,
     processor: Processor,
     store: Arc<Store>,
     retention: Option<Retention>,
     shutdown_timeout: Duration,
     exec_timeout: Duration,
     /// Kept until everything that uses the database has ended.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Server {
@@ -118,22 +129,20 @@ impl Server {
             database: lock.database().to_path_buf(),
             predecessor_lives,
         };
-        let address = listener.address()?;
-        if let Address::Tcp(own) = address
-            && !own.ip().is_loopback()
-            && token.is_none()
-        {
-            log::warn!("whoever reaches {own} may create and read orders; ask for a token with --token-file");
-        }
         let processor = Processor::start(store.clone(), settings)?;
         let for_service = service::Processor { notify: processor.notifier(), alive: processor.alive() };
-        let http = Service::start(store.clone(), for_service, &address, &config.allow_hosts).and_then(|service| {
+        let http = listener.map(|listener| {
+            let service = Service::start(store.clone(), for_service, &listener.address()?, &config.allow_hosts)?;
             let options = Service::options(config.workers, read_timeout);
             Http::start(listener, options, service.asking_for(token), move |why| on_trouble(Trouble::Renewal(why)))
         });
-        match http {
+        match http.transpose() {
             Ok(http) => {
-                Ok(Server(Some(Running { http, processor, store, retention, shutdown_timeout, exec_timeout, _lock: lock })))
+                let orders = Orders::new(store.clone(), processor.notifier());
+                let running = Running { http, orders, processor, store, retention, shutdown_timeout, exec_timeout, lock };
+                let server = Server(Some(running));
+                server.announce(config);
+                Ok(server)
             }
             Err(e) => {
                 processor.stop(Instant::now());
@@ -143,14 +152,28 @@ impl Server {
         }
     }
 
-    /// Where the server can be reached, with the port that it really took.
-    pub fn address(&self) -> &Address {
-        self.running().http.address()
+    /// What to do with its orders, without HTTP.
+    pub fn orders(&self) -> Orders {
+        self.running().orders.clone()
+    }
+
+    /// Where the server can be reached, with the port that it really took; `None` with [`Listen::None`]. The server's text form is
+    /// the same as a URL: `http://127.0.0.1:8000`.
+    pub fn address(&self) -> Option<&Address> {
+        self.running().http.as_ref().map(Http::address)
+    }
+
+    /// The same as the address of a TCP socket, if it is one.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        match self.address() {
+            Some(Address::Tcp(address)) => Some(*address),
+            Some(Address::Unix(_)) | None => None,
+        }
     }
 
     /// Has the file of a Unix socket outlive this server, because another process listens there too.
     pub fn leave_socket(&self) {
-        self.running().http.leave_socket();
+        self.running().http.iter().for_each(Http::leave_socket);
     }
 
     /// Says that the predecessor has ended: what it left unfinished is processed again.
@@ -162,7 +185,7 @@ impl Server {
     /// is asked meanwhile is answered.
     pub fn retire(&self) {
         let running = self.running();
-        running.http.retire();
+        running.http.iter().for_each(Http::retire);
         running.processor.end(Instant::now() + running.exec_timeout);
     }
 
@@ -174,7 +197,7 @@ impl Server {
     /// Ends a server that has retired: leaves new connections to the successor, and answers what has come.
     pub fn leave(mut self) {
         if let Some(running) = self.0.take() {
-            running.http.finish_retiring();
+            running.http.iter().for_each(Http::finish_retiring);
             running.stop();
         }
     }
@@ -188,8 +211,41 @@ impl Server {
         }
     }
 
+    /// The line that the log begins with.
+    fn announce(&self, config: &Config) {
+        let processing = match &config.work {
+            _ if config.concurrency == Some(0) => "nothing: orders are kept as they come".into(),
+            Work::Wait => format!("waiting for {:?}", config.processing_time),
+            Work::Command(command) => format!("running {}", command.chars().take(MAX_LOGGED_COMMAND).collect::<String>()),
+            Work::Function(_) => "calling a function".into(),
+        };
+        let running = self.running();
+        // Without them there is worse to be said, by whoever reads next.
+        let counts = running.store.counts().unwrap_or_default();
+        log::info!(
+            version = env!("CARGO_PKG_VERSION"), address:% = self, db:% = running.lock.database().display(),
+            orders = counts.total(), pending = counts.pending, failed = counts.failed, processing;
+            "serving"
+        );
+        if config.token.is_none()
+            && let Some(own) = self.socket_addr().filter(|own| !own.ip().is_loopback())
+        {
+            log::warn!(address:% = own; "whoever reaches this address may read, create and cancel orders; ask for a token with --token-file");
+        }
+    }
+
     fn running(&self) -> &Running {
         self.0.as_ref().expect("only stopping takes it away, and that consumes the server")
+    }
+}
+
+/// Where it can be reached.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address() {
+            Some(address) => address.fmt(f),
+            None => f.write_str("nowhere"),
+        }
     }
 }
 
@@ -204,7 +260,7 @@ impl Drop for Server {
 impl Running {
     fn stop(self) {
         self.processor.stop(Instant::now() + self.shutdown_timeout);
-        self.http.stop();
+        self.http.into_iter().for_each(Http::stop);
         drop(self.retention);
         self.store.close();
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::api::origin::{Hosts, Origin};
 use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
-use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics};
+use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, pages};
 use crate::error::Error;
 use crate::http::bearer::Secret;
 use crate::http::listener::Address;
@@ -44,6 +44,7 @@ pub struct Processor {
 pub struct Service {
     store: Arc<Store>,
     processor: Processor,
+    address: Address,
     hosts: Hosts,
     /// What requests must bear.
     token: Option<Secret>,
@@ -66,7 +67,8 @@ impl Service {
         let from = store.clone();
         let thread = std::thread::Builder::new().name("pages".into());
         thread.spawn(move || make_pages(&from, &asked_for)).map_err(Error::Thread)?;
-        Ok(Service { store, processor, hosts, token: None, pages, writes_in_a_row: AtomicUsize::new(0) })
+        let writes_in_a_row = AtomicUsize::new(0);
+        Ok(Service { store, processor, address: address.clone(), hosts, token: None, pages, writes_in_a_row })
     }
 
     /// Has it answer only those who bear the token, but for what is open to all.
@@ -86,6 +88,9 @@ impl Service {
         };
         let (id, notify) = (order.order_id.clone(), self.processor.notify.clone());
         self.store.create(order, move |stored| {
+            if let Ok(created) = &stored {
+                log::debug!(order = id.as_str(); "{}", in_words(*created));
+            }
             if let Ok(Created::New) = stored {
                 notify();
             }
@@ -114,7 +119,11 @@ impl Handler for Service {
         // First of all: who does not bear the token learns nothing else.
         let is_known = self.token.as_ref().is_none_or(|token| token.is_borne_by(head.header("Authorization")));
         if !is_known && !api::is_open(head.target()) {
-            return Err(Refusal::Unauthorized.into());
+            // Of what is asked only that matters now: a page can ask for the token.
+            return Err(match api::route(head.method, head.target(), |name| head.header(name)) {
+                Ok(Route::Page(page)) => page.unauthorized(),
+                _ => Refusal::Unauthorized.into(),
+            });
         }
         let from = Origin {
             target: head.target(),
@@ -123,7 +132,7 @@ impl Handler for Service {
             site: head.header("Sec-Fetch-Site"),
         };
         self.hosts.check(from)?;
-        Ok(api::route(head.method, head.target(), head.header("Content-Type"))?)
+        Ok(api::route(head.method, head.target(), |name| head.header(name))?)
     }
 
     fn handle(&self, route: Route, request: Request) {
@@ -137,14 +146,21 @@ impl Handler for Service {
             Route::Retry(id) => {
                 let notify = self.processor.notify.clone();
                 return self.store.revive(id, move |revived| {
-                    if let Ok(Changed::To(_)) = revived {
+                    if let Ok(Changed::To(order)) = &revived {
+                        let id = order.order_id.as_str();
+                        log::info!(order = id, attempts = order.attempts; "an operator has it tried again");
                         notify();
                     }
                     request.answer(changed(revived, Refusal::NotFailed));
                 });
             }
             Route::Cancel(id) => {
-                return self.store.cancel(id, move |cancelled| request.answer(changed(cancelled, Refusal::NotPending)));
+                return self.store.cancel(id, move |cancelled| {
+                    if let Ok(Changed::To(order)) = &cancelled {
+                        log::info!(order = order.order_id.as_str(), attempts = order.attempts; "cancelled by an operator");
+                    }
+                    request.answer(changed(cancelled, Refusal::NotPending));
+                });
             }
             Route::Health => return self.health(request),
             Route::Orders(query) => {
@@ -152,6 +168,8 @@ impl Handler for Service {
                 let _ = self.pages.send((request, query));
                 return;
             }
+            Route::Page(page) => return request.answer(page.reply()),
+            Route::Usage(host) => return request.answer(pages::usage(&self.address, host.as_ref())),
             Route::OrderStatus(id) => {
                 #[cfg(test)]
                 assert!(id.as_str() != "panic", "a panic on purpose");
@@ -175,6 +193,14 @@ impl Handler for Service {
     }
 }
 
+fn in_words(created: Created) -> &'static str {
+    match created {
+        Created::New => "created",
+        Created::Replayed => "sent again; it was there already",
+        Created::Conflict => "refused; another order has this id",
+    }
+}
+
 /// Answers with the order as it is now, or with why it was left alone.
 fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
     match outcome {
@@ -186,7 +212,7 @@ fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
 }
 
 fn unreadable(error: Error) -> Reply {
-    log::error!("read refused: {error}");
+    log::error!(why:% = error; "read refused");
     Refusal::Unreadable.into()
 }
 

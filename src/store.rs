@@ -10,8 +10,11 @@
 //! here returns what the database reports as the [`Error`] that it stands for.
 
 mod alarm;
+mod backend;
 mod checkpoints;
 mod commit;
+mod ends;
+pub mod orders;
 pub mod retention;
 mod sqlite;
 mod steps;
@@ -26,10 +29,10 @@ use crate::error::Error;
 use crate::order::{NewOrder, Order, OrderId, Status};
 use crate::os::clock::Clock;
 use alarm::Alarm;
-use checkpoints::Checkpoints;
+use backend::{Readers, Upkeep, read};
 use commit::Committer;
+use ends::Waiting;
 pub use sqlite::Lock;
-use sqlite::Readers;
 use steps::Steps;
 pub(crate) use write::LONGEST_WAIT_MS;
 use write::{Asked, Process, Prune, Write};
@@ -108,7 +111,7 @@ pub struct Opening {
 pub struct Store {
     committer: Committer,
     alarm: Arc<Alarm>,
-    checkpoints: Checkpoints,
+    upkeep: Upkeep,
     readers: Readers,
     steps: Steps,
 }
@@ -121,12 +124,11 @@ impl Store {
     /// [`Error::Foreign`], [`Error::TooNew`], [`Error::Replaced`] or [`Error::WouldLose`] with the files untouched;
     /// [`Error::Unusable`] when they cannot be opened or written; [`Error::Thread`].
     pub fn open(lock: &Lock, opening: Opening, on_broken: impl FnOnce(Refused) + Send + 'static) -> Result<Store, Error> {
-        let (writer, readers, copier) = sqlite::open(lock, &opening)?;
         let alarm = Arc::new(Alarm::new(on_broken));
-        let checkpoints = Checkpoints::start(copier, alarm.clone())?;
-        let committer = Committer::start(writer, checkpoints.duty(), opening.clock.clone(), alarm.clone())?;
-        let store = Store { committer, alarm, checkpoints, readers, steps: Steps::new(opening.clock) };
-        if store.readers.view(|view| view.has_attempt_in_future(store.steps.now_ms()))? {
+        let (backend, readers, upkeep) = backend::open(lock, &opening, alarm.clone())?;
+        let committer = Committer::start(backend, opening.clock.clone(), alarm.clone())?;
+        let store = Store { committer, alarm, upkeep, readers, steps: Steps::new(opening.clock) };
+        if read!(store.readers, has_attempt_in_future(store.steps.now_ms()))? {
             store.shift_retries(0);
         }
         Ok(store)
@@ -202,7 +204,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
-        self.readers.view(|view| view.status(id))
+        read!(self.readers, status(id))
     }
 
     /// The whole record of an order, or `None` if there is none of that id.
@@ -210,7 +212,20 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
-        self.readers.view(|view| view.order(id))
+        read!(self.readers, order(id))
+    }
+
+    /// The place of an order in the order of arrival, or `None` if there is none of that id.
+    ///
+    /// # Errors
+    /// As said above.
+    fn place(&self, id: &OrderId) -> Result<Option<i64>, Error> {
+        read!(self.readers, place(id))
+    }
+
+    /// From now on whoever has this hears when this order, which is at `place`, has ended by a change of this store.
+    fn wait_for(&self, place: i64, id: OrderId) -> Waiting<'_> {
+        self.committer.ends().wait_for(place, id)
     }
 
     /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
@@ -218,7 +233,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
-        self.readers.view(|view| view.claimed_order(claimed))
+        read!(self.readers, claimed_order(claimed))
     }
 
     /// The claim and the id of every order in `Processing`, whoever has claimed it.
@@ -226,7 +241,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn in_processing(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
-        self.readers.view(|view| view.in_processing())
+        read!(self.readers, in_processing())
     }
 
     /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records
@@ -236,7 +251,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn page(&self, filter: &Filter, before: Option<i64>, limit: usize, max_bytes: usize) -> Result<Page, Error> {
-        self.readers.view(|view| view.page(filter, before, limit, max_bytes))
+        read!(self.readers, page(filter, before, limit, max_bytes))
     }
 
     /// The counts that `/metrics` reports. They are kept, not counted, so their cost does not depend on the number of orders.
@@ -244,7 +259,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn counts(&self) -> Result<Counts, Error> {
-        self.readers.view(|view| view.counts())
+        read!(self.readers, counts())
     }
 
     /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if
@@ -257,13 +272,13 @@ impl Store {
         if let Some(step_ms) = self.steps.look() {
             self.shift_retries(step_ms);
         }
-        self.readers.view(|view| view.next_claim_ms())
+        read!(self.readers, next_claim_ms())
     }
 
     /// What a person has to look at, though orders may still be stored: the log can't be copied back into the database, and grows; or
     /// a page of the database is damaged.
     pub fn trouble(&self) -> Option<String> {
-        self.alarm.corrupt().map(|error| error.to_string()).or_else(|| self.checkpoints.failing())
+        self.alarm.corrupt().map(|error| error.to_string()).or_else(|| self.upkeep.trouble())
     }
 
     /// Waits while a commit is under way, but not longer than `at_most`: more changes then come together, and share the next one.
@@ -276,7 +291,9 @@ impl Store {
     pub fn close(&self) {
         self.committer.close();
         self.readers.close();
+        // Whoever waits is refused now.
+        self.committer.ends().tell_all();
         // Last, as it has the file open besides, and closing that would drop SQLite's locks.
-        self.checkpoints.close();
+        self.upkeep.close();
     }
 }

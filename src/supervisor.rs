@@ -167,7 +167,7 @@ impl Supervisor<'_> {
             Err(e) => {
                 self.pace.count_failure();
                 let delay = self.pace.put_off(self.has(Phase::Serving));
-                log::error!("no fresh process can be started: {e}; trying again in {} ms", delay.as_millis());
+                log::error!(why:% = e, again_in_ms = delay.as_millis() as u64; "no fresh process can be started");
             }
         }
         Ok(())
@@ -189,12 +189,13 @@ impl Supervisor<'_> {
                 Ok(())
             }
             signal if self.is_stopping => {
-                log::warn!("stopped by a second signal");
+                log::warn!(signal; "stopped by a second signal");
                 self.kill_all();
                 Err(Error::Reported { exit_status: u8::try_from(128 + signal).unwrap_or(1) })
             }
             _ => {
                 self.is_stopping = true;
+                log::info!(signal; "asked to stop");
                 let patience = self.config.shutdown_timeout.min(MAX_DURATION) + STOP_GRACE;
                 self.children.iter_mut().for_each(|child| child.stop(patience));
                 Ok(())
@@ -209,7 +210,7 @@ impl Supervisor<'_> {
         }
         let Some(serving) = self.child(Phase::Serving) else { return };
         let earliest = serving.since + AT_ONCE;
-        log::info!("renewal: {why}");
+        log::info!(process = serving.id.as_raw(), why; "renewal");
         self.pace.forget_failures();
         self.pace.start_at = self.pace.start_at.max(earliest);
         self.renewal_is_wanted = true;
@@ -286,7 +287,7 @@ impl Supervisor<'_> {
         if child.phase == Phase::Retiring {
             match ended.code {
                 Some(0) => log::info!("the process before the serving one has ended"),
-                _ => log::warn!("the process before the serving one ended ({}); its orders are taken up again", ended.how),
+                _ => log::warn!(how = ended.how; "the process before the serving one ended; its orders are taken up again"),
             }
         } else {
             self.take_note_of_failure(&child, ended)?;
@@ -305,7 +306,7 @@ impl Supervisor<'_> {
             self.pace.forget_failures();
         } else if self.pace.count_failure() && !self.has_served {
             let (failures, how) = (self.pace.failures, &ended.how);
-            log::error!("no worker process can start: {failures} in a row ended before they served, the last one with {how}");
+            log::error!(how, in_a_row = failures; "no worker process can start; each ended before it served");
             return Err(Error::Reported { exit_status: 1 });
         }
         if child.phase == Phase::Serving {
@@ -313,13 +314,14 @@ impl Supervisor<'_> {
             self.renewal_is_wanted = false;
         }
         if self.has(Phase::Starting) {
-            log::warn!("the serving process ended ({}); its successor is about to serve", ended.how);
+            log::warn!(process = child.id.as_raw(), how = ended.how; "the serving process ended; its successor is about to serve");
             return Ok(());
         }
-        let delay = self.pace.put_off(self.has(Phase::Serving)).as_millis();
+        let delay = self.pace.put_off(self.has(Phase::Serving)).as_millis() as u64;
+        let (process, how) = (child.id.as_raw(), &ended.how);
         match child.phase {
-            Phase::Starting => log::warn!("a fresh process ended before it served ({}); trying again in {delay} ms", ended.how),
-            _ => log::warn!("the serving process ended ({}); starting a fresh one in {delay} ms", ended.how),
+            Phase::Starting => log::warn!(process, how, again_in_ms = delay; "a fresh process ended before it served"),
+            _ => log::warn!(process, how, fresh_one_in_ms = delay; "the serving process ended"),
         }
         Ok(())
     }
@@ -338,7 +340,8 @@ impl Supervisor<'_> {
             Heard::Unasked => serving.silences,
         };
         if serving.silences == MAX_SILENCES {
-            log::error!("the serving process does not answer: {MAX_SILENCES} questions in a row took over {:?}", QUESTIONS.1);
+            let process = serving.id.as_raw();
+            log::error!(process, questions = MAX_SILENCES, each_s = QUESTIONS.1.as_secs(); "the serving process does not answer");
             serving.kill();
         }
     }
@@ -348,12 +351,12 @@ impl Supervisor<'_> {
         let mut too_large = None;
         for child in &mut self.children {
             if let Some(why) = child.overdue(now) {
-                log::warn!("{why}");
+                log::warn!(process = child.id.as_raw(); "{why}");
                 child.kill();
             }
             match child.size(self.config.max_memory, now) {
                 Size::Huge(bytes) => {
-                    log::warn!("a process has grown to {} MiB and is killed", bytes >> 20);
+                    log::warn!(process = child.id.as_raw(), mib = bytes >> 20; "a process has grown too large and is killed");
                     child.kill();
                 }
                 Size::Large(bytes) if child.phase == Phase::Serving && !child.outgrown => {

@@ -10,6 +10,7 @@ use super::table::{Flag, JSON, SERVER, Subcommand};
 use crate::Status;
 use crate::config::Config;
 use crate::error::Error;
+use crate::os::logging::harmless_json;
 
 /// Its row.
 pub const SUBCOMMAND: Subcommand = Subcommand {
@@ -57,7 +58,7 @@ fn run(config: &Config, given: &Given) -> Result<(), Error> {
 
 /// A record as a line of JSON.
 pub fn line(record: &RawValue) -> String {
-    output::json(record.get()) + "\n"
+    harmless_json(record.get()) + "\n"
 }
 
 fn row(record: Record) -> Vec<String> {

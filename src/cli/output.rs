@@ -7,7 +7,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::{Command, Stdio};
 
 use crate::error::Error;
-use crate::os::logging::{harmless, is_obeyed};
+use crate::os::logging::harmless;
 
 /// How wide a terminal is taken to be that does not say.
 const USUAL_WIDTH: usize = 80;
@@ -27,19 +27,6 @@ pub fn write(text: &str) -> Result<bool, Error> {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(e) => Err(Error::Output(e)),
     }
-}
-
-/// A piece of JSON that a terminal does not obey. Such characters stand only within texts, where an escape means the same.
-pub fn json(raw: &str) -> String {
-    let mut shown = String::with_capacity(raw.len());
-    for c in raw.chars() {
-        if is_obeyed(c) {
-            shown += &format!("\\u{:04x}", c as u32);
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
 }
 
 /// How wide standard output is, if it is a terminal.
@@ -166,6 +153,5 @@ mod tests {
     fn a_terminal_obeys_nothing_of_it() {
         let text = Table::new(None).lines(&rows(&[&["a\u{1b}[31m\u{202e}b\nc", "x"]]));
         assert_eq!(text, "a\\u{1b}[31m\\u{202e}b\\nc  x\n");
-        assert_eq!(json("\"a\u{9b}\u{2028}ä\""), "\"a\\u009b\\u2028ä\"");
     }
 }

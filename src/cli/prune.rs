@@ -10,6 +10,7 @@ use super::table::{Flag, Subcommand};
 use crate::Status;
 use crate::config::{Config, duration};
 use crate::error::Error;
+use crate::os::logging;
 use crate::store::retention::FINISHED;
 use crate::store::{Lock, Opening, Store, retention};
 
@@ -24,7 +25,7 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
         Flag { name: "older-than", value: "D", help: "only those that ended longer ago: 12h, 90d" },
         Flag { name: "status", value: "S", help: "only these: Completed, Failed, Cancelled" },
     ],
-    settings: Some(&["db"]),
+    settings: Some(&["db", "log-level", "log-format"]),
     run,
 };
 
@@ -39,6 +40,7 @@ fn run(config: &Config, given: &Given) -> Result<(), Error> {
 
 /// Deletes orders in these statuses that ended longer than `older_than` ago.
 fn prune(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(), Error> {
+    logging::init(config.log_level, config.log_format);
     if !config.db.exists() {
         return Err(Error::Usage(format!("{} does not exist; name the database with --db", config.db.display())));
     }

@@ -43,7 +43,7 @@ pub const TWINS: &str = "Every flag of a server has a twin in the environment, s
 
 /// Serves until a signal asks for a stop.
 fn run(config: &Config, _given: &Given) -> Result<(), Error> {
-    logging::init(config.log_level);
+    logging::init(config.log_level, config.log_format);
     // Before anything is made; each process that serves reads it anew.
     config.token.as_ref().map(Token::read).transpose()?;
     if let Some(inherited) = Inherited::take(config)? {
@@ -79,7 +79,7 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         };
         let _ = sender.send(event);
     })?;
-    let server = start(config, Foundations { listener, lock, predecessor_lives }, events)?;
+    let server = start(config, Foundations { listener: Some(listener), lock, predecessor_lives }, events)?;
     // The parent listens there too.
     server.leave_socket();
     parent.child_serves();
@@ -108,7 +108,7 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
         let _ = sender.send(Event::Stop);
     })?;
     let server = start(config, Foundations::new(config)?, events)?;
-    announce(server.address());
+    announce(&server);
     follow(server, &inbox, None)?;
     match cut_short.load(Ordering::SeqCst) {
         0 => Ok(()),

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::{Config, Listen, MAX_DURATION, Token};
+use super::{Config, Listen, LogFormat, MAX_DURATION, Token};
 use crate::error::Error;
 use crate::processing::work::Work;
 
@@ -165,6 +165,13 @@ pub const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        flag: "log-format",
+        value: "F",
+        default: "text",
+        help: "text, or json: one object a line",
+        set: |config, text| log_format(text).map(|v| config.log_format = v),
+    },
+    Setting {
         flag: "no-supervisor",
         value: "",
         default: "false",
@@ -222,6 +229,14 @@ fn switch(text: &str) -> Result<bool, String> {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         _ => Err("use true or false".into()),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("use text or json".into()),
     }
 }
 
@@ -341,7 +356,7 @@ mod tests {
             assert_eq!(set("listen", text).unwrap().listen, Listen::Tcp(text.into()));
         }
         assert_eq!(set("listen", "unix:/run/o.sock").unwrap().listen, Listen::Unix("/run/o.sock".into()));
-        for text in ["", "8000", ":8000", "localhost", "127.0.0.1:70000", "unix:", "127.0.0.1:http"] {
+        for text in ["", "8000", ":8000", "localhost", "none", "127.0.0.1:70000", "unix:", "127.0.0.1:http"] {
             set("listen", text).expect_err(text);
         }
     }

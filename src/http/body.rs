@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::head::Framing;
 use super::response::answer_unread;
+use super::told::Told;
 use super::turn::Open;
 use super::{Handler, Refused, Reply, Request};
 
@@ -44,7 +45,10 @@ pub(super) fn receive<H: Handler>(handler: &H, mut open: Open, route: Result<H::
     let drained_by = deadline.min(Instant::now() + DRAIN_TIMEOUT);
     let _watch = core.watchdog.cut_at(drained_by, peer, Shutdown::Both);
     let Open { request, turn, .. } = open;
-    if !answer_unread(request, refusal) {
+    let told = Told::new(turn.begun, &request, &refusal);
+    let is_sent = answer_unread(request, refusal);
+    told.into_iter().for_each(Told::answered);
+    if !is_sent {
         turn.let_go();
     }
 }

@@ -216,6 +216,7 @@ impl Stream {
                 stream.set_write_timeout(Some(patience))?;
                 Ok(Stream::Unix(stream))
             }
+            Listen::None => Err(io::Error::new(io::ErrorKind::Unsupported, "it listens nowhere")),
         }
     }
 

@@ -38,6 +38,8 @@ pub enum Listen {
     Tcp(String),
     /// The path of a Unix socket.
     Unix(PathBuf),
+    /// Nowhere: for a program that embeds a server and needs no HTTP.
+    None,
 }
 
 impl fmt::Display for Listen {
@@ -45,6 +47,7 @@ impl fmt::Display for Listen {
         match self {
             Listen::Tcp(address) => f.write_str(address),
             Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+            Listen::None => f.write_str("none"),
         }
     }
 }
@@ -88,6 +91,7 @@ impl Listener {
             let bound = match listen {
                 Listen::Tcp(address) => TcpListener::bind(address.as_str()).map(Listener::Tcp),
                 Listen::Unix(path) => bind_unix(path).map(Listener::Unix),
+                Listen::None => Err(io::Error::other("there is no address")),
             };
             match bound {
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {

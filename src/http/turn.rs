@@ -21,6 +21,7 @@ use super::head::Shape;
 use super::relay::Relay;
 use super::response::{Outgoing, Reply};
 use super::sockets::{self, Socket, Sockets};
+use super::told::Told;
 use super::watchdog::{self, Watchdog};
 use super::{Options, Refused};
 use crate::os::sync::unpoisoned;
@@ -75,7 +76,11 @@ impl Open {
     pub(super) fn answer(self, reply: Reply) {
         let Open { request, shape, turn } = self;
         let shape = if turn.core.retiring.load(Ordering::Relaxed) { shape.closing() } else { shape };
-        if let Err(rest) = Outgoing::send(request.into_writer(), &shape, reply) {
+        let told = Told::new(turn.begun, &request, &reply);
+        let sent = Outgoing::send(request.into_writer(), &shape, reply);
+        // Before the turn ends, so that lines come in the order of the answers.
+        told.into_iter().for_each(Told::answered);
+        if let Err(rest) = sent {
             turn.finish(rest);
         }
     }
@@ -84,12 +89,14 @@ impl Open {
     /// body if that is not in memory, so only the blocking pool may call it then; its connection is cut for that.
     pub(super) fn refuse_for_good(self, reply: Reply) {
         let Open { request, shape, turn } = self;
+        let told = Told::new(turn.begun, &request, &reply);
         // First of all: as soon as the answer is sent, the next connection may come from the same address.
         let last = turn.block();
         if !shape.body_has_arrived {
             last.shutdown(Shutdown::Read);
         }
         let sent = Outgoing::begin(request.into_writer(), &shape.closing(), reply);
+        told.into_iter().for_each(Told::answered);
         // While the writer is held nothing else is sent, not even by tiny_http itself; and from now on nothing can be.
         last.shutdown(Shutdown::Write);
         drop(sent);
@@ -101,6 +108,8 @@ impl Open {
 pub(super) struct Turn {
     pub(super) core: Arc<Core>,
     pub(super) peer: SocketAddr,
+    /// When it began, if the log is to have a line of it.
+    pub(super) begun: Option<Instant>,
 }
 
 impl Drop for Turn {
@@ -116,7 +125,7 @@ impl Turn {
     /// Sends the rest of an answer that the kernel did not take at once.
     pub(super) fn finish(self, mut outgoing: Outgoing) {
         let Some(held) = self.core.answers.hold(outgoing.bytes()) else {
-            log::debug!("too many answers are not read: {} is let go", self.peer);
+            log::debug!(peer:% = self.peer; "too many answers are not read: a connection is let go");
             return self.let_go();
         };
         let deadline = Instant::now() + outgoing.bound(self.core.options.read_timeout);
@@ -125,7 +134,7 @@ impl Turn {
                 drop(outgoing);
                 drop(self);
             } else {
-                log::debug!("an answer was not read in time: {} is let go", self.peer);
+                log::debug!(peer:% = self.peer; "an answer was not read in time: its connection is let go");
                 self.let_go();
             }
             drop(held);

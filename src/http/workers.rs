@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use super::connections::{Activity, Arrival};
 use super::head::{Framing, Head, Shape};
 use super::turn::{Core, Open, Turn};
-use super::{Handler, Refused, Request, body};
+use super::{Handler, Refused, Request, body, told};
 use crate::os::sync::unpoisoned;
 
 /// The most requests taken at once, so that those that keep coming do not put off those that came.
@@ -105,7 +105,7 @@ impl Core {
             Arrival::Waits => {}
             Arrival::Blocked(request) => self.discard(request),
             Arrival::Floods(request) => {
-                log::debug!("{peer} has too many requests waiting for each other and is let go");
+                log::debug!(peer:%; "too many requests wait for each other: a connection is let go");
                 self.let_go(peer, request);
             }
         }
@@ -123,7 +123,7 @@ impl Core {
 
 /// Handles a request that has the turn, as far as that is done here.
 fn begin<H: Handler>(core: &Arc<Core>, handler: &Arc<H>, (peer, request): (SocketAddr, tiny_http::Request)) {
-    let turn = Turn { core: core.clone(), peer };
+    let turn = Turn { core: core.clone(), peer, begun: told::begin() };
     // The panic hook has logged it. Whatever was on the way is dropped, and so answered.
     let _ = catch_unwind(AssertUnwindSafe(|| handle(handler, request, turn)));
 }

@@ -202,14 +202,18 @@ fn list(json: &str) -> Result<Vec<&RawValue>, Problem> {
     }
     // The text is valid JSON already; what remains to go wrong is its length.
     let Items { first, len } = serde_json::from_str(json).map_err(|_| Problem::NotAList)?;
-    match len {
-        0 => Err(Problem::NoItems),
-        n if n > MAX_ITEMS => Err(Problem::TooManyItems(n)),
-        _ => Ok(first),
+    fault_of_items(len).map_or(Ok(first), Err)
+}
+
+pub(super) fn fault_of_items(number: usize) -> Option<Problem> {
+    match number {
+        0 => Some(Problem::NoItems),
+        n if n > MAX_ITEMS => Some(Problem::TooManyItems(n)),
+        _ => None,
     }
 }
 
-fn amount(json: &str) -> Result<Amount, Problem> {
+pub(super) fn amount(json: &str) -> Result<Amount, Problem> {
     if !json.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
         return Err(Problem::NotANumber);
     }

@@ -16,8 +16,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::name_in_log;
-use super::output::LastLine;
+use super::output::{LastLine, Source};
 use super::pipes::Pipes;
 use super::task::{Attempt, Terminate};
 use super::work::WorkError;
@@ -106,7 +105,8 @@ pub(super) fn run(command: &str, order: &Order, mark: &Mark, group: &Group) -> A
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let started = Pipes::new(name_in_log(&order.order_id)).and_then(|pipes| Ok((pipes, shell.spawn()?)));
+    let source = Source { order: order.order_id.to_string(), attempt: order.attempts };
+    let started = Pipes::new(source).and_then(|pipes| Ok((pipes, shell.spawn()?)));
     let (pipes, mut child) = match started {
         Ok(started) => started,
         Err(e) if is_fault_of_command(&e) => return Attempt::Ended(Err(WorkError::fatal(format!("cannot run it: {e}")))),

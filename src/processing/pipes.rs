@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::output::{LastLine, Lines};
+use super::output::{LastLine, Lines, Source};
 
 /// How much a pipe that is ready to be written to takes without blocking, on every system (`PIPE_BUF`).
 const PIPE_BYTES: usize = 4_096;
@@ -50,18 +50,18 @@ struct Streams {
 }
 
 impl Pipes {
-    /// Starts the thread. Its lines are logged as the order's of this name.
+    /// Starts the thread. What it reads is logged as this order's.
     ///
     /// # Errors
     /// What the system says when it has no room.
-    pub(super) fn new(order: String) -> io::Result<Pipes> {
+    pub(super) fn new(source: Source) -> io::Result<Pipes> {
         let (end, leash) = pipe()?;
         let (streams, given) = channel::<Streams>();
         let (sender, last_line) = channel();
         let serve = move || {
             if let Ok(streams) = given.recv() {
                 // Nobody listens any more if the process is ending.
-                let _ = sender.send(streams.serve(&end, &order));
+                let _ = sender.send(streams.serve(&end, &source));
             }
         };
         std::thread::Builder::new().name("work-pipes".into()).spawn(serve)?;
@@ -86,8 +86,8 @@ impl Pipes {
 }
 
 impl Streams {
-    fn serve(mut self, end: &PipeReader, order: &str) -> LastLine {
-        let (mut output, mut errors) = (Lines::new(order), Lines::new(order));
+    fn serve(mut self, end: &PipeReader, source: &Source) -> LastLine {
+        let (mut output, mut errors) = (Lines::new(source, "stdout"), Lines::new(source, "stderr"));
         while self.input.is_some() || self.output.is_some() || self.errors.is_some() {
             let Ok([is_over, takes, says, complains]) = self.wait(end) else { break };
             if is_over {

@@ -11,9 +11,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::stop::Stop;
-use super::task::{Attempt, Running, Task, Tasks, Terminate};
+use super::task::{Attempt, Running, Task, Tasks};
 use super::work::{Work, WorkError};
-use super::{Message, Notifier, RETRY_AFTER, Settings, name_in_log};
+use super::{Message, Notifier, RETRY_AFTER, Settings, journal};
 use crate::order::OrderId;
 use crate::os::marks::{self, Mark};
 use crate::store::{Claimed, Ending, LONGEST_WAIT_MS, Outcome, Refused, Store};
@@ -122,6 +122,9 @@ impl State {
     }
 
     fn stop(&mut self, terminate_at: Instant) {
+        if !self.waiting.is_empty() {
+            log::info!(orders = self.waiting.len(); "orders that were waiting are put back");
+        }
         self.unfinished.extend(self.waiting.drain(..).map(|(_, order)| order));
         if let Some(stop) = &mut self.stop {
             return stop.hurry(terminate_at);
@@ -129,7 +132,8 @@ impl State {
         let stop = self.stop.insert(Stop::new(terminate_at));
         let at_most = stop.time_left();
         if !self.tasks.is_empty() && !at_most.is_zero() {
-            log::info!("waiting for {}, at most {:.1} s", self.tasks.in_words(), at_most.as_secs_f64());
+            log::info!(attempts = self.tasks.len(), at_most_s = tenths(at_most); "waiting for attempts that are under way");
+            self.tasks.named().for_each(|(id, attempt)| journal::waited_for(id, attempt));
         }
     }
 
@@ -146,6 +150,7 @@ impl State {
         while let Some(&(_, order)) = self.waiting.front().filter(|(ends, _)| *ends <= now) {
             self.ended.push(Ending { order, outcome: Outcome::Completed });
             self.waiting.pop_front();
+            self.name_for_log(order, |id| journal::ended(id, order.attempt, "", &Outcome::Completed, 0));
         }
         if self.retry_at_ms.is_some_and(|at| at <= self.settings.clock.now_ms()) {
             self.retry_at_ms = None;
@@ -157,11 +162,11 @@ impl State {
     fn terminate_tasks(&mut self) {
         self.tasks.terminate_overdue(self.settings.clock.elapsed());
         if let Some(terminate) = self.stop.as_mut().and_then(Stop::due) {
-            if !self.tasks.is_empty() {
-                let how = if terminate == Terminate::Kill { "killing" } else { "ending" };
-                log::warn!("{how} {}", self.tasks.in_words());
+            for (order, running) in self.tasks.terminate_all(terminate) {
+                journal::left_behind(&running.order_id, order.attempt);
+                self.unfinished.push(order);
             }
-            self.unfinished.extend(self.tasks.terminate_all(terminate));
+            self.tasks.named().for_each(|(id, attempt)| journal::told_to_end(id, attempt, terminate));
         }
     }
 
@@ -194,19 +199,19 @@ impl State {
         }
         let (found, left) = marks::end_all(|process| self.mark.is_left_over(process));
         if found > 0 {
-            log::warn!("ended {} of {found} processes that a killed server left behind", found - left);
+            log::warn!(found, ended = found - left; "processes that a killed server left behind are ended");
         }
         // What can't be read now is looked at again.
         let Ok(interrupted) = self.store.in_processing() else { return };
         self.takeover_due = false;
         let interrupted: Vec<_> = interrupted.into_iter().filter(|(order, _)| !own.contains(order)).collect();
         if !interrupted.is_empty() {
-            log::info!("orderd ended while orders were being processed: {}", interrupted.len());
+            log::info!(orders = interrupted.len(); "orderd ended while orders were being processed");
         }
         for (order, id) in interrupted {
             let error = format!("orderd ended during attempt {}", order.attempt);
             if let Work::Wait = self.settings.work {
-                log::debug!("order {}: {error}; it is taken up again", name_in_log(&id));
+                journal::taken_up_again(&id, order);
                 self.ended.push(Ending { order, outcome: Outcome::Retry { at_ms: 0, error } });
             } else {
                 self.record(order, &id, Err(WorkError::retry(error)));
@@ -291,6 +296,7 @@ impl State {
         }
         if let Work::Wait = self.settings.work {
             let ends = self.settings.clock.elapsed() + self.settings.processing_time;
+            claimed.iter().for_each(|order| self.name_for_log(*order, |id| journal::begins(id, order.attempt)));
             self.waiting.extend(claimed.into_iter().map(|order| (ends, order)));
             return;
         }
@@ -304,7 +310,7 @@ impl State {
     /// An attempt that could not be begun costs nothing. The next one is tried after a pause, for as long as it takes.
     fn not_begun(&mut self, order: Claimed, why: &str) {
         if self.no_room_until.is_none() {
-            log::error!("{why}; orders wait, and it is tried again every {ROOM_AFTER:?}");
+            log::error!(why, again_every_s = ROOM_AFTER.as_secs(); "no attempt can be begun; orders wait");
         }
         self.no_room_until = Some(Instant::now() + ROOM_AFTER);
         self.maybe_pending = true;
@@ -321,6 +327,7 @@ impl State {
             let _ = messages.send(Message::Ended(claimed, attempt));
         })
         .map_err(|e| format!("no thread can be started: {e}"))?;
+        journal::begins(&order_id, claimed.attempt);
         let times_out = self.settings.clock.elapsed() + self.settings.exec_timeout;
         self.tasks.add(claimed, Running::new(task, order_id, times_out));
         Ok(())
@@ -337,24 +344,27 @@ impl State {
             log::info!("attempts can be begun again");
         }
         if result.is_err() && running.was_stopped() {
+            journal::cut_short(&running.order_id, order.attempt);
             return self.unfinished.push(order);
         }
         self.record(order, &running.order_id, result);
     }
 
+    /// Calls `say` with the id of an order that is claimed, if it is to be in the log: waiting needs no order's record.
+    fn name_for_log(&self, order: Claimed, say: impl FnOnce(&OrderId)) {
+        if log::log_enabled!(log::Level::Debug)
+            && let Ok(Some(order)) = self.store.claimed_order(order)
+        {
+            say(&order.order_id);
+        }
+    }
+
     /// Decides what follows an attempt, and says so in the one line that the log has of a failed one.
     fn record(&mut self, order: Claimed, id: &OrderId, result: Result<(), WorkError>) {
-        let (now_ms, id, attempt) = (self.settings.clock.now_ms(), name_in_log(id), order.attempt);
+        let now_ms = self.settings.clock.now_ms();
         let why = result.as_ref().err().map(|error| error.for_log().to_string()).unwrap_or_default();
-        let outcome = self.settings.retries.outcome(attempt, result, now_ms);
-        match &outcome {
-            Outcome::Completed => log::debug!("order {id}: completed by attempt {attempt}"),
-            Outcome::Retry { at_ms, .. } => {
-                let seconds = at_ms.saturating_sub(now_ms) as f64 / 1_000.0;
-                log::warn!("order {id}: attempt {attempt} failed: {why}; the next one comes in {seconds:.1} s");
-            }
-            Outcome::Failed { .. } => log::warn!("order {id}: attempt {attempt} failed: {why}; the order is Failed"),
-        }
+        let outcome = self.settings.retries.outcome(order.attempt, result, now_ms);
+        journal::ended(id, order.attempt, &why, &outcome, now_ms);
         self.ended.push(Ending { order, outcome });
     }
 
@@ -414,4 +424,8 @@ impl State {
         });
         let _ = written.recv();
     }
+}
+
+fn tenths(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10.0).round() / 10.0
 }

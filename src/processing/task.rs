@@ -139,12 +139,9 @@ impl Tasks {
         self.0.is_empty()
     }
 
-    /// How many there are, for the log.
-    pub(super) fn in_words(&self) -> String {
-        match self.0.len() {
-            1 => "1 attempt that is under way".into(),
-            n => format!("{n} attempts that are under way"),
-        }
+    /// The order and the number of each.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&OrderId, u32)> {
+        self.0.iter().map(|(claimed, running)| (&running.order_id, claimed.attempt))
     }
 
     pub(super) fn claims(&self) -> impl Iterator<Item = Claimed> {
@@ -162,8 +159,8 @@ impl Tasks {
     }
 
     /// Terminates all. Those that can't be told are left behind, and returned: what they come to is not recorded.
-    pub(super) fn terminate_all(&mut self, terminate: Terminate) -> Vec<Claimed> {
-        self.0.extract_if(|_, running| !running.terminate(terminate)).map(|(order, _)| order).collect()
+    pub(super) fn terminate_all(&mut self, terminate: Terminate) -> Vec<(Claimed, Running)> {
+        self.0.extract_if(|_, running| !running.terminate(terminate)).collect()
     }
 
     /// When the next one is to be terminated, on the clock's time.

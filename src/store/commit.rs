@@ -1,7 +1,7 @@
 //! Group commit: one thread takes all changes that are waiting, commits them in one transaction with one fsync, and finishes
 //! each in the order of the queue. While it commits, the next ones gather.
 //!
-//! The committer thread alone owns the writer. Every change goes this way, the processor's too. Without changes the thread sleeps
+//! The committer thread alone owns the backend. Every change goes this way, the processor's too. Without changes the thread sleeps
 //! without a timeout. There is deliberately no second way to commit and no call to flush: what is in the queue is committed
 //! without anybody's help.
 //!
@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 use super::Refused;
 use super::alarm::Alarm;
-use super::checkpoints::Duty;
-use super::sqlite::{BUSY_TIMEOUT, Writer};
+use super::backend::Backend;
+use super::ends::Ends;
+use super::sqlite::BUSY_TIMEOUT;
 use super::write::Write;
 use crate::error::Error;
 use crate::os::clock::Clock;
@@ -35,19 +36,20 @@ const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 /// The committer thread, and the queue in front of it.
 pub(super) struct Committer {
     queue: Arc<Queue>,
+    ends: Arc<Ends>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Committer {
-    /// Starts the thread, which takes over `writer`.
+    /// Starts the thread, which takes over `backend`.
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub(super) fn start(writer: Writer, duty: Duty, clock: Clock, alarm: Arc<Alarm>) -> Result<Committer, Error> {
-        let queue = Arc::new(Queue::default());
-        let mut worker = Worker { queue: queue.clone(), writer, duty, clock, alarm, refused_in_a_row: 0 };
+    pub(super) fn start(backend: Backend, clock: Clock, alarm: Arc<Alarm>) -> Result<Committer, Error> {
+        let (queue, ends) = (Arc::<Queue>::default(), Arc::<Ends>::default());
+        let mut worker = Worker { queue: queue.clone(), ends: ends.clone(), backend, clock, alarm, refused_in_a_row: 0 };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || worker.run()).map_err(Error::Thread)?;
-        Ok(Committer { queue, thread: Mutex::new(Some(thread)) })
+        Ok(Committer { queue, ends, thread: Mutex::new(Some(thread)) })
     }
 
     /// Queues a change that is to be committed now.
@@ -64,6 +66,11 @@ impl Committer {
         if let Err(write) = pushed {
             write.finish(Err(Refused::new(Error::Database("the store is closed".into()))));
         }
+    }
+
+    /// Who waits for the end of an order.
+    pub(super) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     /// Waits while a commit is under way, but not longer than `at_most`.
@@ -99,8 +106,8 @@ impl Drop for Committer {
 /// What the thread owns.
 struct Worker {
     queue: Arc<Queue>,
-    writer: Writer,
-    duty: Duty,
+    ends: Arc<Ends>,
+    backend: Backend,
     clock: Clock,
     alarm: Arc<Alarm>,
     /// How many changes have been refused since the last commit.
@@ -112,6 +119,9 @@ impl Worker {
         while let Some(mut batch) = self.queue.take(MAX_BATCH) {
             let outcome = self.commit(&mut batch);
             self.queue.committed();
+            if outcome.is_ok() {
+                self.ends.tell(&batch);
+            }
             for write in batch {
                 // The panic hook has logged it; the changes behind it must still be finished.
                 let _ = catch_unwind(AssertUnwindSafe(|| write.finish(outcome.clone())));
@@ -125,9 +135,7 @@ impl Worker {
             return Err(broken);
         }
         let mut outcome = self.transaction(batch);
-        if outcome.as_ref().is_err_and(|e| matches!(e, Error::DiskFull | Error::Unwritable(_)))
-            && self.duty.makes_room(&mut self.writer)
-        {
+        if outcome.as_ref().is_err_and(|e| matches!(e, Error::DiskFull | Error::Unwritable(_))) && self.backend.makes_room() {
             outcome = self.transaction(batch);
         }
         let outcome = outcome.map_err(Refused::new);
@@ -137,8 +145,8 @@ impl Worker {
 
     fn transaction(&mut self, batch: &mut [Write]) -> Result<(), Error> {
         let now_ms = self.clock.now_ms();
-        let writer = &mut self.writer;
-        let transaction = || writer.transaction(|tx| batch.iter_mut().try_for_each(|write| write.apply(tx, now_ms)));
+        let backend = &mut self.backend;
+        let transaction = || backend.apply(batch, now_ms);
         // A panic must not take the thread with it: the processor, for one, waits for its change to be finished.
         catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(|_| Err(Error::Database("panicked in a transaction".into())))
     }
@@ -146,8 +154,8 @@ impl Worker {
     /// Only now, as those who asked have waited long enough.
     fn look_after_log(&mut self, outcome: &Result<(), Refused>) {
         match outcome {
-            Ok(()) => self.duty.committed(&mut self.writer),
-            Err(error) if matches!(**error, Error::Broken(_)) => self.duty.give_up(),
+            Ok(()) => self.backend.committed(),
+            Err(error) if matches!(**error, Error::Broken(_)) => self.backend.give_up(),
             Err(_) => {}
         }
     }
@@ -157,7 +165,7 @@ impl Worker {
         match outcome {
             Ok(()) => {
                 if self.refused_in_a_row > 0 {
-                    log::info!("writes are stored again; {} were refused", self.refused_in_a_row);
+                    log::info!(refused = self.refused_in_a_row; "writes are stored again");
                     self.refused_in_a_row = 0;
                 }
             }
@@ -167,7 +175,7 @@ impl Worker {
                     _ => error.is_transient() && self.refused_in_a_row > 0,
                 };
                 if !is_said {
-                    log::error!("writes refused: {error}");
+                    log::error!(why:% = error; "writes refused");
                 }
                 self.refused_in_a_row += changes;
                 if matches!(**error, Error::Broken(_)) {

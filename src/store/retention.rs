@@ -44,14 +44,18 @@ impl Retention {
                 let before_ms = clock.now_ms().saturating_sub(keep_ms);
                 let is_stopped = |pause| stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout);
                 for status in FINISHED {
-                    let mut after = Some(0);
+                    let (mut after, mut deleted) = (Some(0), 0);
                     while let Some(place) = after {
                         let begun = Instant::now();
                         let Ok(pruned) = prune_batch(&store, status, before_ms, place) else { break };
-                        after = pruned.next.filter(|_| pruned.deleted > 0);
+                        deleted += pruned.deleted.len();
+                        after = pruned.next.filter(|_| !pruned.deleted.is_empty());
                         if is_stopped(begun.elapsed()) {
                             return;
                         }
+                    }
+                    if deleted > 0 {
+                        log::info!(status = status.as_str(), deleted; "orders that were kept for long enough are deleted");
                     }
                 }
                 if is_stopped(clock.sleep_for(pause)) {
@@ -81,7 +85,7 @@ pub fn prune(store: &Store, status: Status, before_ms: i64, mut progress: impl F
     let (mut deleted, mut after) = (0, Some(0));
     while let Some(place) = after {
         let pruned = prune_batch(store, status, before_ms, place)?;
-        deleted += pruned.deleted as u64;
+        deleted += pruned.deleted.len() as u64;
         after = pruned.next;
         progress(deleted);
     }
@@ -93,5 +97,7 @@ fn prune_batch(store: &Store, status: Status, before_ms: i64, after: i64) -> Res
     store.prune(status, before_ms, after, move |pruned| {
         let _ = done.send(pruned);
     });
-    answer.recv().unwrap_or_else(|_| Err(Refused::new(Error::Database("the store gave no answer".into()))))
+    let pruned = answer.recv().unwrap_or_else(|_| Err(Refused::new(Error::Database("the store gave no answer".into()))))?;
+    pruned.deleted.iter().for_each(|id| log::debug!(order = id, status = status.as_str(); "deleted"));
+    Ok(pruned)
 }

@@ -72,10 +72,10 @@ pub enum Outcome {
 }
 
 /// What has been deleted of a status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pruned {
-    /// How many orders.
-    pub deleted: usize,
+    /// The ids of the orders.
+    pub deleted: Vec<String>,
     /// The place after which to go on, if there are more in that status.
     pub next: Option<i64>,
 }
@@ -140,7 +140,7 @@ impl Write {
             Write::Process(asked) => asked.apply(|Process { ended, claim }| {
                 for ending in ended {
                     if !tx.end(ending, now_ms)? {
-                        log::warn!("order number {} was changed by someone else while it was processed", ending.order.seq);
+                        log::warn!(number = ending.order.seq; "an order was changed by someone else while it was processed");
                     }
                 }
                 if *claim > 0 { tx.claim(*claim, now_ms) } else { Ok(Vec::new()) }
@@ -148,6 +148,24 @@ impl Write {
             Write::ShiftRetries(asked) => asked.apply(|step_ms| tx.shift_retries(*step_ms, now_ms)),
             Write::Prune(asked) => asked.apply(|prune| tx.prune(prune.status, prune.before_ms, prune.after)),
             Write::PutBack(asked) => asked.apply(|claims| claims.iter().try_for_each(|claim| tx.put_back(*claim))),
+        }
+    }
+
+    /// The places of the orders that it brings to their end.
+    pub(super) fn ended(&self) -> impl Iterator<Item = i64> {
+        let ended = match self {
+            Write::Process(asked) => asked.change.ended.as_slice(),
+            _ => &[],
+        };
+        let is_end = |ending: &&Ending| !matches!(ending.outcome, Outcome::Retry { .. });
+        ended.iter().filter(is_end).map(|ending| ending.order.seq)
+    }
+
+    /// The id of the order that it cancels.
+    pub(super) fn cancelled(&self) -> Option<&OrderId> {
+        match self {
+            Write::Cancel(asked) => Some(&asked.change),
+            _ => None,
         }
     }
 

@@ -48,8 +48,9 @@ impl Inherited {
         let socket = io::stdin().as_fd().try_clone_to_owned().map_err(misused)?;
         let lock = io::stdout().as_fd().try_clone_to_owned().map_err(misused)?;
         let listener = match config.listen {
-            Listen::Tcp(_) => Listener::Tcp(TcpListener::from(socket)),
             Listen::Unix(_) => Listener::Unix(UnixListener::from(socket)),
+            // No parent has started without an address.
+            Listen::Tcp(_) | Listen::None => Listener::Tcp(TcpListener::from(socket)),
         };
         // The file that is locked, wherever a link may point by now.
         let database = std::env::var_os(LOCKED).map_or_else(|| config.db.clone(), Into::into);

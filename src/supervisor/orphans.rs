@@ -55,6 +55,6 @@ pub fn end_commands(path: &Path) {
 
 fn tell((found, left): (usize, usize)) {
     if found > 0 {
-        log::warn!("ended {} of {found} processes that commands had left running", found - left);
+        log::warn!(found, ended = found - left; "processes that commands had left running are ended");
     }
 }

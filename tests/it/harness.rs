@@ -1,9 +1,10 @@
 //! What the tests share: folders, deadlines, rows of the database, and all that one asks of anything that serves.
 //!
-//! Its rooms: `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
+//! Its rooms: `browser` a real one, `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
 //! pipelines of all kinds, `local` a server in this process, `process` the binary as a process, `worker` the process that serves,
 //! `load` well-behaved clients, `readers` slow ones, `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped, also when a test fails.
 
+mod browser;
 mod client;
 mod conversation;
 mod load;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use orderd::Address;
 
+pub use browser::Browser;
 pub use client::{Answer, Client};
 pub use conversation::Conversation;
 pub use load::beside;

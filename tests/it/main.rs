@@ -1,7 +1,8 @@
 //! The promises of orderd, held from the outside: over real sockets, against a server in this process and against the binary.
 //!
 //! One binary, so that it links once. Its rooms are those of `src`: `api` what requests mean, `http` connections and whatever
-//! clients do with them, `store` what is on disk, `processing` what becomes of orders, `process` the binary, its signals and its
+//! clients do with them, `store` what is on disk, `processing` what becomes of orders, `server` what an embedding program does,
+//! `process` the binary, its signals and its
 //! two processes. `harness` owns what is shared. Tests cite the numbers of the promises in the crate's front page. Nothing
 //! here sleeps for luck: what takes time is polled to a deadline that is far beyond what it needs.
 
@@ -12,6 +13,7 @@ mod tidy;
 
 mod api {
     mod browsers;
+    mod home;
     mod input;
     mod pages;
     mod records;
@@ -50,10 +52,15 @@ mod processing {
     mod work;
 }
 
+mod server {
+    mod embedding;
+}
+
 mod process {
     mod cli;
     mod deploy;
     mod examples;
+    mod log;
     mod operator;
     mod renewal;
     mod start;

@@ -218,10 +218,10 @@ impl<'a> Tx<'a> {
             ))?
             .query_map(params![after, PRUNED_AT_ONCE as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<_, _>>()?;
-        let mut delete = self.connection.prepare_cached("DELETE FROM orders WHERE seq = ?1")?;
-        let mut deleted = 0;
+        let mut delete = self.connection.prepare_cached("DELETE FROM orders WHERE seq = ?1 RETURNING order_id")?;
+        let mut deleted = Vec::new();
         for &(seq, _, took_ms) in looked_at.iter().filter(|(_, ended_ms, _)| *ended_ms < before_ms) {
-            deleted += delete.execute([seq])?;
+            deleted.extend(delete.query_row([seq], |row| row.get::<_, String>(0)).optional()?);
             self.counted.deleted(status, took_ms);
         }
         let next = looked_at.last().filter(|_| looked_at.len() == PRUNED_AT_ONCE).map(|(seq, ..)| *seq);

@@ -47,6 +47,12 @@ impl View<'_> {
         Ok(statement.query_row([id.as_str()], status_of).optional()?)
     }
 
+    /// The place of an order in the order of arrival, or `None` if there is none of that id.
+    pub(in crate::store) fn place(&self, id: &OrderId) -> Result<Option<i64>, Error> {
+        let mut statement = self.0.prepare_cached("SELECT seq FROM orders WHERE order_id = ?1")?;
+        Ok(statement.query_row([id.as_str()], |row| row.get(0)).optional()?)
+    }
+
     /// The counts that `/metrics` reports; read, not counted, so their cost does not depend on the number of orders.
     pub(in crate::store) fn counts(&self) -> Result<Counts, Error> {
         let mut statement = self.0.prepare_cached("SELECT status, orders, processing_ms FROM status_counts")?;

@@ -84,7 +84,7 @@ impl Local {
 
     fn start_in(folder: Arc<Folder>, config: Config) -> Local {
         let server = Server::start(&config).unwrap_or_else(|e| panic!("the server does not start: {e}"));
-        Local { address: server.address().clone(), server: Some(server), config, folder }
+        Local { address: server.address().expect("it listens").clone(), server: Some(server), config, folder }
     }
 }
 

@@ -261,7 +261,7 @@ fn a_header_sent_a_byte_at_a_time_is_cut_in_the_end() {
 #[test]
 fn a_quiet_spell_longer_than_the_read_timeout_is_no_reason_to_stop_accepting() {
     let folder = Folder::new();
-    let server = Process::start(&folder, &["--read-timeout", "500ms"]);
+    let server = Process::start(&folder, &["--read-timeout", "500ms", "--log-level", "warn"]);
     let mut idle = server.client();
     idle.ask(get("/order/unknown")).expect_status(404);
     // Its own timeout, of the same length, has passed after the one of accept.

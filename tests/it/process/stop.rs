@@ -96,7 +96,7 @@ fn a_second_signal_ends_the_stop_and_leaves_nothing_running() {
         server.create(ids(0..2));
         poll_until(PATIENCE, || lines(&folder, "begun").len() == 6);
         server.signal("TERM");
-        poll_until(PATIENCE, || server.stderr().contains("waiting for 2 attempts that are under way, at most 600.0 s"));
+        poll_until(PATIENCE, || server.stderr().contains("waiting for attempts that are under way attempts=2 at_most_s=600"));
         server.signal("INT");
         assert_eq!(server.wait().code(), Some(128 + 2), "{}", server.stderr());
         let left: Vec<_> = processes(&folder, "begun").into_iter().filter(|id| is_running(*id)).collect();
@@ -160,8 +160,15 @@ fn a_stop_says_what_it_waits_for_and_that_it_ended_commands() {
     poll_until(PATIENCE, || lines(&folder, "begun").len() == 1);
     server.signal("INT");
     assert_eq!(server.wait().code(), Some(0), "{}", server.stderr());
-    for words in ["waiting for 1 attempt that is under way, at most 0.3 s", "ending 1 attempt that is under way"] {
-        assert!(server.stderr().contains(words), "no {words:?} in {}", server.stderr());
+    let order = "order=o-0 attempt=1";
+    for line in [
+        "waiting for attempts that are under way attempts=1 at_most_s=0.3".to_string(),
+        format!("its attempt is waited for {order}"),
+        format!("its command is told to end {order}"),
+        format!("its attempt was cut short by the stop; the order is Pending again, at no cost {order}"),
+        "stopped".into(),
+    ] {
+        assert!(server.stderr().lines().any(|logged| logged.ends_with(&line)), "no {line:?} in {}", server.stderr());
     }
 }
 

@@ -246,10 +246,11 @@ fn output_goes_to_the_log_a_line_at_a_time_with_the_id_of_the_order() {
     let server = Process::start(&folder, &["--exec", command]);
     server.post(order("a b")).expect_status(200);
     server.wait_until_completed(1);
-    for line in [r#"INFO  order "a b": packing"#, r#"INFO  order "a b": a bell:"#, r#"INFO  order "a b": no end"#] {
-        poll_until(PATIENCE, || server.stderr().lines().any(|logged| logged.ends_with(line)));
+    for (stream, text) in [("stdout", "packing"), ("stdout", r#""a bell:""#), ("stderr", r#""no end""#)] {
+        let line = format!(r#"INFO  its command says order="a b" attempt=1 stream={stream} text={text}"#);
+        poll_until(PATIENCE, || server.stderr().lines().any(|logged| logged.ends_with(&line)));
     }
-    assert_eq!(server.stderr().lines().filter(|line| line.contains("order \"a b\"")).count(), 3, "{}", server.stderr());
+    assert_eq!(server.stderr().lines().filter(|line| line.contains("order=\"a b\"")).count(), 3, "{}", server.stderr());
     assert!(!server.stderr().contains('\u{7}'));
 }
 
@@ -257,17 +258,18 @@ fn output_goes_to_the_log_a_line_at_a_time_with_the_id_of_the_order() {
 #[test]
 fn an_order_can_forge_no_line_of_the_log() {
     let folder = Folder::new();
-    let command = r"printf 'a\342\200\256b \033[31m \342\200\250%s\n' '2026-01-01T00:00:00.000Z WARN  order 2: attempt 1 failed'; \
+    let command = r"printf 'a\342\200\256b \033[31m \342\200\250%s\n' '2026-01-01T00:00:00.000Z WARN  failed order=2'; \
                     printf '\033]0;x\007\342\201\246y\n' >&2; exit 65";
     let server = Process::start(&folder, &["--exec", command]);
-    let id = "2: attempt 1 failed: x; the order is Failed \u{202e}\u{2028}2026-01-01T00:00:00.000Z ERROR order 3";
+    let id = r#"1 order=2\" order=2 the order is Failed \u202e\u20282026-01-01T00:00:00.000Z ERROR failed order=3"#;
     server.post(order(id)).expect_status(200);
     poll_until(PATIENCE, || server.rows()[0].status == "Failed");
-    poll_until(PATIENCE, || server.stderr().contains("the order is Failed\n"));
+    poll_until(PATIENCE, || server.stderr().contains("the order is Failed order="));
     let log = server.stderr();
     assert!(!log.contains(['\u{1b}', '\u{7}', '\u{202e}', '\u{2028}', '\u{2066}']), "{log:?}");
-    let about: Vec<_> = log.split(['\n', '\u{2028}']).filter(|line| line.contains("order ")).collect();
-    assert!(about.len() == 3 && about.iter().all(|line| line[24..].contains(r#"  order "2: attempt"#)), "{about:#?}");
+    let about: Vec<_> = log.split(['\n', '\u{2028}']).filter(|line| line.contains("order=")).collect();
+    assert!(about.len() == 3 && about.iter().all(|line| line.contains(r#" order="1 order\=2\" order\=2 the"#)), "{about:#?}");
+    assert!(!log.contains("order=2") && !log.contains("order=3"), "{log}");
     server.stop();
 }
 
@@ -275,12 +277,17 @@ fn an_order_can_forge_no_line_of_the_log() {
 #[test]
 fn short_lines_of_output_take_no_more_of_the_log_than_long_ones() {
     let folder = Folder::new();
-    let server = Process::start(&folder, &["--exec", "yes | head -c 200000; yes | head -c 200000 >&2; exit 65"]);
-    server.post(order("1")).expect_status(200);
-    server.wait_for("1", "Failed");
-    poll_until(PATIENCE, || server.stderr().contains("the order is Failed"));
-    assert!(server.stderr().len() < 200 << 10, "{} bytes of log", server.stderr().len());
-    server.stop();
+    // Lines of one byte; and of what is written as four times as many.
+    let command = r#"say() { yes "$1" | head -c 200000; }; say y; say '"\=' >&2; exit 65"#;
+    for format in ["text", "json"] {
+        let server = Process::start(&folder, &["--exec", command, "--log-format", format]);
+        server.post(order(format)).expect_status(200);
+        server.wait_for(format, "Failed");
+        poll_until(PATIENCE, || server.stderr().contains("the order is Failed"));
+        let bytes = server.stderr().len();
+        assert!((80 << 10..2 * (64 << 10) + 4_096).contains(&bytes), "{bytes} bytes of log");
+        server.stop();
+    }
 }
 
 #[test]
@@ -300,7 +307,7 @@ fn a_hundred_megabytes_of_output_take_no_memory_and_little_of_the_log() {
     assert_eq!(ending(&server, "large", "Failed"), (1, "the last words".into()));
     let grown = peak().saturating_sub(before);
     assert!(grown < 20 << 20, "grown by {} KiB", grown >> 10);
-    poll_until(PATIENCE, || server.stderr().contains("order large: the rest of its output is not logged"));
+    poll_until(PATIENCE, || server.stderr().contains("what else its command says is not logged order=large"));
     assert!(server.stderr().len() < 1 << 20, "{} bytes of log", server.stderr().len());
 }
 

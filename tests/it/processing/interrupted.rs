@@ -36,8 +36,16 @@ fn a_command_that_kills_its_worker_fails_its_order_after_its_attempts() {
     assert_eq!(lines(&folder, "begun"), 3, "{}", server.stderr());
     let log = server.stderr();
     let said = |words: &str| log.lines().filter(|line| line.contains(words)).count();
-    assert_eq!(said("order 1: attempt 1 failed: orderd ended during attempt 1; the next one comes in 0.0 s"), 1, "{log}");
-    assert_eq!(said("order 1: attempt 3 failed: orderd ended during attempt 3; the order is Failed"), 1, "{log}");
+    assert_eq!(
+        said(r#"an attempt failed; another follows order=1 attempt=1 why="orderd ended during attempt 1" next_in_s=0.0"#),
+        1,
+        "{log}"
+    );
+    assert_eq!(
+        said(r#"an attempt failed; the order is Failed order=1 attempt=3 why="orderd ended during attempt 3""#),
+        1,
+        "{log}"
+    );
     server.stop();
 }
 

@@ -289,7 +289,7 @@ fn a_server_that_is_dropped_stops_before_it_gives_the_file_away() {
     let config = orderd::Config { listen, db: folder.file("orders.db"), work, ..orderd::Config::default() };
     for n in 1..=3 {
         let server = Server::start(&config).unwrap();
-        let address = server.address().clone();
+        let address = server.address().unwrap().clone();
         let mut client = Client::connect(&address).unwrap();
         client.ask(post(order(&format!("o-{n}")))).expect_status(200);
         poll_until(PATIENCE, || calls.load(Ordering::SeqCst) == n);
