@@ -65,6 +65,8 @@ fn row(record: Record) -> Vec<String> {
     let Record { order_id, status, user_id, item_ids, total_amount, created_at, attempts, last_error, .. } = record;
     let items = item_ids.len().to_string();
     let (attempts, error) = (attempts.to_string(), last_error.unwrap_or_default());
+    // To the second.
+    let created_at = created_at.split('.').next().unwrap_or_default().replace('T', " ");
     vec![order_id, status, user_id, items, total_amount.get().into(), created_at, attempts, error]
 }
 

@@ -11,8 +11,10 @@ use crate::os::logging::harmless;
 
 /// How wide a terminal is taken to be that does not say.
 const USUAL_WIDTH: usize = 80;
-/// A column that is cut to make room keeps so much, unless the terminal is narrower still.
-const LEAST_CUT: usize = 8;
+/// The last column, which has the longest texts, is cut to so much before any other gives way.
+const LEAST_LAST: usize = 12;
+/// No column is cut to less, however narrow the terminal is.
+const LEAST: usize = 3;
 /// Between two columns.
 const GAP: usize = 2;
 
@@ -80,16 +82,22 @@ impl Table {
         text
     }
 
-    /// The widest columns give way first.
+    /// The last column gives way first, and then the widest ones.
     fn fitting(&self) -> Vec<usize> {
         let mut widths = self.widths.clone();
         let Some(within) = self.within else { return widths };
         let gaps = GAP * widths.len().saturating_sub(1);
-        while widths.iter().sum::<usize>() + gaps > within {
-            match widths.iter_mut().max() {
-                Some(widest) if *widest > LEAST_CUT => *widest -= 1,
-                _ => break,
-            }
+        let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(within);
+        if let Some(last) = widths.last_mut() {
+            let gives = excess.min(last.saturating_sub(LEAST_LAST));
+            *last -= gives;
+            excess -= gives;
+        }
+        while excess > 0
+            && let Some(widest) = widths.iter_mut().max().filter(|widest| **widest > LEAST)
+        {
+            *widest -= 1;
+            excess -= 1;
         }
         widths
     }
@@ -145,8 +153,10 @@ mod tests {
         let mut table = Table::new(Some(24));
         let text = table.lines(&rows(&[&["0123456789abcdef", "Pending", "u"], &["日本日本日本日本日本", "Pending", "u"]]));
         assert_eq!(text, "0123456789a…  Pending  u\n日本日本日…   Pending  u\n");
+        let text = Table::new(Some(30)).lines(&rows(&[&["0123456789abcdef", "what went wrong is long"]]));
+        assert_eq!(text, "0123456789abcdef  what went w…\n", "the last one goes first");
         let text = Table::new(Some(3)).lines(&rows(&[&["0123456789", "Pending"]]));
-        assert_eq!(text, "0123456…  Pending\n", "no narrower than can be read");
+        assert_eq!(text, "01…  Pe…\n", "there is an end to it");
     }
 
     #[test]

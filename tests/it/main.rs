@@ -18,6 +18,7 @@ mod api {
     mod pages;
     mod records;
     mod requests;
+    mod token;
 }
 
 mod http {
@@ -57,7 +58,9 @@ mod server {
 }
 
 mod process {
+    mod ask;
     mod cli;
+    mod create;
     mod deploy;
     mod examples;
     mod log;
@@ -67,4 +70,5 @@ mod process {
     mod stop;
     mod strangers;
     mod supervisor;
+    mod token;
 }
