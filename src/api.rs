@@ -5,11 +5,14 @@
 //! becomes a `Reply`. The words of the older answers are fixed to the letter by the service that orderd
 //! replaces.
 
+pub mod accept;
 pub mod metrics;
 pub mod origin;
 pub mod pages;
+pub mod prometheus;
 pub mod query;
 pub mod reply;
+pub mod template;
 
 use crate::http::{Method, percent};
 use crate::order::{NewOrder, OrderId};
@@ -40,6 +43,8 @@ pub enum Route {
     Cancel(OrderId),
     /// `GET /metrics`
     Metrics,
+    /// `GET /metrics` of one that scrapes
+    Prometheus,
     /// `GET /healthz`
     Health,
     /// `GET /` of a browser
@@ -63,7 +68,10 @@ pub fn route<'a>(method: Method, target: &str, header: impl Fn(&str) -> Option<&
         ["orders", id] => get().and_then(|()| id_in_path(id)).map(Route::Order),
         ["orders", id, "retry"] => only(method, Method::Post).and_then(|()| id_in_path(id)).map(Route::Retry),
         ["orders", id, "cancel"] => only(method, Method::Post).and_then(|()| id_in_path(id)).map(Route::Cancel),
-        ["metrics"] => get().map(|()| Route::Metrics),
+        ["metrics"] => get().map(|()| match accept::prefers_text(header("Accept")) {
+            true => Route::Prometheus,
+            false => Route::Metrics,
+        }),
         ["healthz"] => get().map(|()| Route::Health),
         [""] => get().map(|()| match pages::wants_html(header("Accept")) {
             true => Route::Page(&pages::HOME),

@@ -19,6 +19,7 @@ mod remote;
 mod retry;
 mod serve;
 mod show;
+mod status;
 mod table;
 mod version;
 
@@ -30,10 +31,10 @@ use crate::config::SETTINGS;
 use crate::error::Error;
 use crate::os::logging;
 use crate::os::marks::{BY, OF};
-use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, TOKEN, WORKER_OF};
+use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, TOKEN, WORKER_OF};
 
 /// Variables of ours that are no settings: a parent's for its child, and a command's mark.
-const INTERNAL: [&str; 5] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, OF, BY];
+const INTERNAL: [&str; 6] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS, OF, BY];
 
 /// The whole program.
 pub fn main() -> ExitCode {

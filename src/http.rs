@@ -30,6 +30,7 @@ pub mod client;
 mod connections;
 mod head;
 pub mod listener;
+mod meters;
 pub mod percent;
 pub mod probe;
 mod relay;
@@ -51,6 +52,7 @@ use std::time::{Duration, Instant};
 use self::blocking::{Blocking, Room};
 use self::connections::Connections;
 use self::listener::{Address, Listener};
+use self::meters::Meters;
 use self::relay::Relay;
 use self::sockets::Sockets;
 use self::turn::Core;
@@ -58,6 +60,7 @@ use self::watchdog::Watchdog;
 use crate::error::Error;
 
 pub use self::head::{Head, Method};
+pub use self::meters::Figures;
 pub use self::response::Reply;
 pub use self::turn::Request;
 
@@ -76,12 +79,18 @@ const QUIET: Duration = Duration::from_millis(100);
 pub trait Handler: Send + Sync + 'static {
     /// What a request asks for.
     type Route: Send + 'static;
+    /// The kinds of requests that are counted apart.
+    const KINDS: &'static [&'static str];
 
     /// Finds the route of a request, before its body is read.
     ///
     /// # Errors
     /// The answer that refuses it.
     fn route(&self, head: &Head<'_>) -> Result<Self::Route, Reply>;
+
+    /// Of which of [`KINDS`](Self::KINDS) a request is, also one that is refused, and so has no route; without a head, one whose
+    /// framing is invalid.
+    fn kind(&self, route: Option<&Self::Route>, head: Option<&Head<'_>>) -> usize;
 
     /// Does what a request asks for. Runs on a worker, or on the blocking pool if the body came late; the request may be answered
     /// later and by any thread.
@@ -170,6 +179,7 @@ impl Http {
             options,
             refuse: Box::new(move |why| refusing.refuse(why)),
             relay,
+            meters: Meters::new(H::KINDS),
             undroppable: AtomicUsize::new(0),
             retiring: AtomicBool::new(false),
             stopping: AtomicBool::new(false),

@@ -119,16 +119,16 @@
 //! | room | what it owns |
 //! |---|---|
 //! | [`order`] | what an order is and may become; `body` how a request's body becomes one |
-//! | `store` | changes in, answers out, all or nothing, and a few reads; `write` the changes, `commit` many of them with one fsync, `commit/queue` where they wait, `sqlite` the only SQL, `orders` and `ends` what an embedding program does and waits for |
+//! | `store` | changes in, answers out, all or nothing, and a few reads; `write` the changes, `commit` many of them with one fsync, `commit/queue` where they wait, `figures` what is counted of them, `sqlite` the only SQL, `orders` and `ends` what an embedding program does and waits for |
 //! | `processing` | the thread that has orders processed; `state` its steps, `work` what processing means, `task` and `command` attempts under way, `output` what they print, `journal` what the log has of them, `retries` what follows a failure |
-//! | [`api`] | what requests mean and answers say; `query`, `origin`, `reply`, `metrics`, `pages` for people |
-//! | `http` | connections, framing, bodies and answers, on tiny_http, and nothing of orders: `workers`, `head`, `connections` the one rule, `body` and `blocking` for what goes at a client's speed, `response`, `sockets`, `watchdog`, `told` a line for each, `relay` for Unix sockets, `listener`, `probe`, `client`, `percent` |
+//! | [`api`] | what requests mean and answers say; `query`, `origin`, `accept`, `reply`, `metrics` and `prometheus`, `template` by which requests are counted, `pages` for people |
+//! | `http` | connections, framing, bodies and answers, on tiny_http, and nothing of orders: `workers`, `head`, `connections` the one rule, `body` and `blocking` for what goes at a client's speed, `response`, `sockets`, `watchdog`, `told` a line for each, `meters` what is counted of them, `relay` for Unix sockets, `listener`, `probe`, `client`, `percent` |
 //! | `service` | what each route does; the only place where `http` and orders meet |
 //! | `server` | start and stop: joins the rooms |
 //! | `supervisor` | the parent process: `child` as it sees one, `inherited` the child's end, `orphans`, `pace` |
 //! | [`config`] | settings, and the defaults with their reasons; `settings` their text forms |
 //! | `cli` | the command line; `table` its subcommands, each a file, `arguments` what was typed, `help` |
-//! | `os`, `error` | signals, processes, the clock, the log, mutexes; the one error type |
+//! | `os`, `error` | signals, processes, the clock, the log, mutexes, counters; the one error type |
 //!
 //! **Deliberately absent**: an async runtime, a web framework, an ORM, a cache of orders in memory, and any write that does not
 //! go through `store/commit.rs`.

@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod logging;
 pub mod marks;
+pub mod meters;
 pub mod processes;
 pub mod signals;
 pub mod sync;
+pub mod usage;

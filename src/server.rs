@@ -51,6 +51,8 @@ pub struct Foundations {
     pub lock: Lock,
     /// Whether another process serves the same socket and still ends orders of the same database; see [`Server::alone`].
     pub predecessor_lives: bool,
+    /// How many processes have been started before this one to serve here, for its metrics.
+    pub restarts: u64,
 }
 
 impl Foundations {
@@ -63,7 +65,7 @@ impl Foundations {
             Listen::None => None,
             listen => Some(Listener::bind(listen)?),
         };
-        Ok(Foundations { listener, lock: Lock::acquire(&config.db)?, predecessor_lives: false })
+        Ok(Foundations { listener, lock: Lock::acquire(&config.db)?, predecessor_lives: false, restarts: 0 })
     }
 }
 
@@ -101,7 +103,7 @@ impl Server {
         foundations: Foundations,
         on_trouble: impl Fn(Trouble) + Send + Sync + 'static,
     ) -> Result<Server, Error> {
-        let Foundations { listener, lock, predecessor_lives } = foundations;
+        let Foundations { listener, lock, predecessor_lives, restarts } = foundations;
         let token = config.token.as_ref().map(Token::read).transpose()?;
         // A longer one would overflow where it is added to a time.
         let [processing_time, exec_timeout, read_timeout, shutdown_timeout] =
@@ -134,7 +136,8 @@ impl Server {
         let http = listener.map(|listener| {
             let service = Service::start(store.clone(), for_service, &listener.address()?, &config.allow_hosts)?;
             let options = Service::options(config.workers, read_timeout);
-            Http::start(listener, options, service.asking_for(token), move |why| on_trouble(Trouble::Renewal(why)))
+            let service = service.after_restarts(restarts).asking_for(token);
+            Http::start(listener, options, service, move |why| on_trouble(Trouble::Renewal(why)))
         });
         match http.transpose() {
             Ok(http) => {

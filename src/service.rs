@@ -13,11 +13,12 @@ use std::time::Duration;
 use crate::api::origin::{Hosts, Origin};
 use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
-use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, pages};
+use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, pages, prometheus, template};
 use crate::error::Error;
 use crate::http::bearer::Secret;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
+use crate::os::usage::Usage;
 use crate::store::{Changed, Created, Refused as Unstored, Store};
 
 /// How long a page may wait until earlier ones have been read by their clients.
@@ -50,6 +51,7 @@ pub struct Service {
     token: Option<Secret>,
     pages: Sender<(Request, Query)>,
     writes_in_a_row: AtomicUsize,
+    restarts: u64,
 }
 
 impl Service {
@@ -68,7 +70,12 @@ impl Service {
         let thread = std::thread::Builder::new().name("pages".into());
         thread.spawn(move || make_pages(&from, &asked_for)).map_err(Error::Thread)?;
         let writes_in_a_row = AtomicUsize::new(0);
-        Ok(Service { store, processor, address: address.clone(), hosts, token: None, pages, writes_in_a_row })
+        Ok(Service { store, processor, address: address.clone(), hosts, token: None, pages, writes_in_a_row, restarts: 0 })
+    }
+
+    /// Has its metrics say how many processes have served here before.
+    pub fn after_restarts(self, restarts: u64) -> Service {
+        Service { restarts, ..self }
     }
 
     /// Has it answer only those who bear the token, but for what is open to all.
@@ -112,8 +119,17 @@ impl Service {
     }
 }
 
+impl Service {
+    fn prometheus(&self, request: &Request) -> Result<Reply, Error> {
+        let (store, http) = (self.store.figures()?, request.figures());
+        let (process, restarts) = (Usage::now(), self.restarts);
+        Ok(prometheus::text(&prometheus::Figures { store: &store, http: &http, process, restarts }))
+    }
+}
+
 impl Handler for Service {
     type Route = Route;
+    const KINDS: &'static [&'static str] = template::TEMPLATES;
 
     fn route(&self, head: &Head<'_>) -> Result<Route, Reply> {
         // First of all: who does not bear the token learns nothing else.
@@ -133,6 +149,11 @@ impl Handler for Service {
         };
         self.hosts.check(from)?;
         Ok(api::route(head.method, head.target(), |name| head.header(name))?)
+    }
+
+    fn kind(&self, route: Option<&Route>, head: Option<&Head<'_>>) -> usize {
+        let refused = || head.map_or(template::OTHER, |head| template::of_target(head.target()));
+        route.map_or_else(refused, template::of_route)
     }
 
     fn handle(&self, route: Route, request: Request) {
@@ -177,6 +198,7 @@ impl Handler for Service {
             }
             Route::Order(id) => self.store.order(&id).map(|found| found.map(|order| reply::order(&order))),
             Route::Metrics => self.store.counts().map(|counts| Some(metrics::json(&counts))),
+            Route::Prometheus => self.prometheus(&request).map(Some),
         };
         let found = read.map(|found| found.unwrap_or_else(|| Refusal::UnknownOrder.into()));
         request.answer(found.unwrap_or_else(unreadable));

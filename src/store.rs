@@ -14,6 +14,7 @@ mod backend;
 mod checkpoints;
 mod commit;
 mod ends;
+mod figures;
 pub mod orders;
 pub mod retention;
 mod sqlite;
@@ -32,6 +33,8 @@ use alarm::Alarm;
 use backend::{Readers, Upkeep, read};
 use commit::Committer;
 use ends::Waiting;
+pub use figures::Figures;
+use figures::Meters;
 pub use sqlite::Lock;
 use steps::Steps;
 pub(crate) use write::LONGEST_WAIT_MS;
@@ -111,6 +114,7 @@ pub struct Opening {
 pub struct Store {
     committer: Committer,
     alarm: Arc<Alarm>,
+    meters: Arc<Meters>,
     upkeep: Upkeep,
     readers: Readers,
     steps: Steps,
@@ -125,9 +129,14 @@ impl Store {
     /// [`Error::Unusable`] when they cannot be opened or written; [`Error::Thread`].
     pub fn open(lock: &Lock, opening: Opening, on_broken: impl FnOnce(Refused) + Send + 'static) -> Result<Store, Error> {
         let alarm = Arc::new(Alarm::new(on_broken));
-        let (backend, readers, upkeep) = backend::open(lock, &opening, alarm.clone())?;
-        let committer = Committer::start(backend, opening.clock.clone(), alarm.clone())?;
-        let store = Store { committer, alarm, upkeep, readers, steps: Steps::new(opening.clock) };
+        let meters = Arc::new(Meters::new(opening.clock.now_ms()));
+        let (backend, readers, upkeep) = backend::open(lock, &opening, alarm.clone(), meters.clone())?;
+        let committer = Committer::start(backend, opening.clock.clone(), alarm.clone(), meters.clone())?;
+        let store = Store { committer, alarm, meters, upkeep, readers, steps: Steps::new(opening.clock) };
+        // Not worth a refusal to start.
+        if let Ok(Some(ms)) = read!(store.readers, newest_completion_ms()) {
+            store.meters.completed_at(ms);
+        }
         if read!(store.readers, has_attempt_in_future(store.steps.now_ms()))? {
             store.shift_retries(0);
         }
@@ -260,6 +269,15 @@ impl Store {
     /// As said above.
     pub fn counts(&self) -> Result<Counts, Error> {
         read!(self.readers, counts())
+    }
+
+    /// What has been done since the store was opened, and how it stands. As cheap as [`counts`](Self::counts).
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn figures(&self) -> Result<Figures, Error> {
+        let (counts, oldest_ms) = (self.counts()?, read!(self.readers, oldest_pending_ms())?);
+        Ok(self.meters.read(self.steps.now_ms(), counts, oldest_ms, self.upkeep.trouble().is_some()))
     }
 
     /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if

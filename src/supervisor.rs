@@ -80,6 +80,7 @@ pub fn supervise(config: &Config, on_ready: impl Fn(&Address)) -> Result<(), Err
         inbox,
         on_ready: &on_ready,
         children: Vec::new(),
+        started: 0,
         renewal_is_wanted: false,
         pace: Pace::new(),
         has_served: false,
@@ -119,6 +120,8 @@ struct Supervisor<'a> {
     on_ready: &'a dyn Fn(&Address),
     /// At most two, and at most one in each phase.
     children: Vec<Child>,
+    /// How many there have been.
+    started: u64,
     /// Whether the child that serves is to be replaced by one that is still to be started.
     renewal_is_wanted: bool,
     pace: Pace,
@@ -161,8 +164,11 @@ impl Supervisor<'_> {
 
     fn start(&mut self) -> Result<(), Error> {
         let predecessor_lives = !self.children.is_empty();
-        match Child::start(&self.ground, predecessor_lives) {
-            Ok(child) => self.children.push(child),
+        match Child::start(&self.ground, self.started, predecessor_lives) {
+            Ok(child) => {
+                self.started += 1;
+                self.children.push(child);
+            }
             Err(e) if !self.has_served => return Err(Error::Worker(e)),
             Err(e) => {
                 self.pace.count_failure();

@@ -121,6 +121,15 @@ impl Remote {
         Ok(())
     }
 
+    /// All figures, as Prometheus gets them.
+    pub fn figures(&mut self) -> Result<String, Error> {
+        let answer = self.0.ask("GET", "/metrics", "Accept: text/plain\r\n", b"")?;
+        match answer.status {
+            200 => Ok(String::from_utf8_lossy(&answer.body).into_owned()),
+            _ => Err(refused("the figures", &answer)),
+        }
+    }
+
     fn ask(&mut self, method: &str, target: &str, what: &str) -> Result<Answer, Error> {
         let answer = self.0.ask(method, target, "", b"")?;
         if answer.status == 200 { Ok(answer) } else { Err(refused(what, &answer)) }

@@ -68,7 +68,7 @@ fn run(config: &Config, _given: &Given) -> Result<(), Error> {
 }
 
 fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
-    let Inherited { listener, lock, predecessor_lives, parent } = inherited;
+    let Inherited { listener, lock, predecessor_lives, restarts, parent } = inherited;
     let (events, inbox) = channel();
     let sender = events.clone();
     signals::watch(&[SIGUSR1, SIGUSR2], move |signal| {
@@ -79,7 +79,8 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         };
         let _ = sender.send(event);
     })?;
-    let server = start(config, Foundations { listener: Some(listener), lock, predecessor_lives }, events)?;
+    let foundations = Foundations { listener: Some(listener), lock, predecessor_lives, restarts };
+    let server = start(config, foundations, events)?;
     // The parent listens there too.
     server.leave_socket();
     parent.child_serves();

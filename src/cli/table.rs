@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 
 use super::arguments::Given;
-use super::{cancel, completions, create, healthcheck, help, list, prune, retry, serve, show, version};
+use super::{cancel, completions, create, healthcheck, help, list, prune, retry, serve, show, status, version};
 use crate::config::{Config, SETTINGS, Setting};
 use crate::error::Error;
 
@@ -43,6 +43,7 @@ pub struct Flag {
 /// All of them, in the order of the help. The first one is what `orderd` alone does.
 pub const SUBCOMMANDS: &[&Subcommand] = &[
     &serve::SUBCOMMAND,
+    &status::SUBCOMMAND,
     &create::SUBCOMMAND,
     &list::SUBCOMMAND,
     &show::SUBCOMMAND,

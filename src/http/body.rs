@@ -44,6 +44,7 @@ pub(super) fn receive<H: Handler>(handler: &H, mut open: Open, route: Result<H::
     drop(watch);
     let drained_by = deadline.min(Instant::now() + DRAIN_TIMEOUT);
     let _watch = core.watchdog.cut_at(drained_by, peer, Shutdown::Both);
+    open.count(&refusal);
     let Open { request, turn, .. } = open;
     let told = Told::new(turn.begun, &request, &refusal);
     let is_sent = answer_unread(request, refusal);

@@ -1,7 +1,7 @@
 //! The line that the log has of each request, with `debug`: method, path, status, how long it took, and how long the answer's body is.
 //!
 //! The path is what a client has written, so it is cut, and the log escapes it. Its query is left out, and so are all headers: they
-//! may hold what is nobody's business, such as a token. Unless the line is wanted, it costs a request two looks at a number.
+//! may hold what is nobody's business, such as a token. Unless the line is wanted, it costs a request one look at a number.
 
 use std::time::Instant;
 
@@ -9,11 +9,6 @@ use super::response::Reply;
 
 /// The longest path that is logged, in bytes; a valid one of ours is shorter than a thousand.
 const MAX_PATH_BYTES: usize = 1_024;
-
-/// When a request's turn began, if the log is to have its line.
-pub(super) fn begin() -> Option<Instant> {
-    log::log_enabled!(log::Level::Debug).then(Instant::now)
-}
 
 /// A request that is being answered.
 pub(super) struct Told {
@@ -25,10 +20,10 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Of a request whose turn began then, and of its answer.
-    pub(super) fn new(begun: Option<Instant>, request: &tiny_http::Request, reply: &Reply) -> Option<Told> {
-        Some(Told {
-            begun: begun?,
+    /// Of a request whose turn began then, and of its answer, if the log is to have its line.
+    pub(super) fn new(begun: Instant, request: &tiny_http::Request, reply: &Reply) -> Option<Told> {
+        log::log_enabled!(log::Level::Debug).then(|| Told {
+            begun,
             method: cut(request.method().as_str(), 32).into(),
             path: cut(path_of(request.url()), MAX_PATH_BYTES).into(),
             status: reply.status,

@@ -18,6 +18,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::blocking::{Blocking, Room};
 use super::connections::Connections;
 use super::head::Shape;
+use super::meters::{Figures, Meters};
 use super::relay::Relay;
 use super::response::{Outgoing, Reply};
 use super::sockets::{self, Socket, Sockets};
@@ -50,6 +51,11 @@ impl Request {
         }
     }
 
+    /// What the server has done so far, for those who ask. Without what it does for this request.
+    pub fn figures(&self) -> Figures {
+        self.open.as_ref().expect("only answering takes it away, and that consumes the request").turn.core.meters.read()
+    }
+
     /// Waits until there is room to hold a long answer of so many bytes, and says whether there is.
     pub fn wait_for_room(&self, bytes: usize, patience: Duration) -> bool {
         self.open.as_ref().is_some_and(|open| open.turn.core.answers.wait_for(bytes, patience))
@@ -69,12 +75,15 @@ impl Drop for Request {
 pub(super) struct Open {
     pub(super) request: tiny_http::Request,
     pub(super) shape: Shape,
+    /// Which of the handler's kinds it is.
+    pub(super) kind: usize,
     pub(super) turn: Turn,
 }
 
 impl Open {
     pub(super) fn answer(self, reply: Reply) {
-        let Open { request, shape, turn } = self;
+        self.count(&reply);
+        let Open { request, shape, turn, .. } = self;
         let shape = if turn.core.retiring.load(Ordering::Relaxed) { shape.closing() } else { shape };
         let told = Told::new(turn.begun, &request, &reply);
         let sent = Outgoing::send(request.into_writer(), &shape, reply);
@@ -88,7 +97,8 @@ impl Open {
     /// Answers, and ends the connection, because what follows on it can't be trusted or will not come. Waits for the rest of the
     /// body if that is not in memory, so only the blocking pool may call it then; its connection is cut for that.
     pub(super) fn refuse_for_good(self, reply: Reply) {
-        let Open { request, shape, turn } = self;
+        self.count(&reply);
+        let Open { request, shape, turn, .. } = self;
         let told = Told::new(turn.begun, &request, &reply);
         // First of all: as soon as the answer is sent, the next connection may come from the same address.
         let last = turn.block();
@@ -102,6 +112,11 @@ impl Open {
         drop(sent);
         last.cut_after(LINGER);
     }
+
+    /// Before the answer is sent, so that whoever has read it finds it counted.
+    pub(super) fn count(&self, reply: &Reply) {
+        self.turn.core.meters.answered(self.kind, self.turn.begun, reply.status);
+    }
 }
 
 /// The turn of a connection's request, ended when dropped.
@@ -109,7 +124,7 @@ pub(super) struct Turn {
     pub(super) core: Arc<Core>,
     pub(super) peer: SocketAddr,
     /// When it began, if the log is to have a line of it.
-    pub(super) begun: Option<Instant>,
+    pub(super) begun: Instant,
 }
 
 impl Drop for Turn {
@@ -197,6 +212,7 @@ pub(super) struct Core {
     pub(super) options: Options,
     pub(super) refuse: Box<dyn Fn(Refused) -> Reply + Send + Sync>,
     pub(super) relay: Option<Relay>,
+    pub(super) meters: Meters,
     /// Requests that must never be dropped, and so keep a thread and two descriptors.
     pub(super) undroppable: AtomicUsize,
     pub(super) retiring: AtomicBool,

@@ -193,6 +193,7 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
         if now >= next_sweep && (looks_now || now >= next_tick) {
             watchdog.look_now.store(false, Ordering::Release);
             let seen = sweep.look(core, now);
+            core.meters.connections(seen.connections);
             next_sweep = now + now.elapsed() * SWEEP_SHARE;
             if core.undroppable.load(Ordering::Relaxed) >= MAX_LOST {
                 watchdog.ask_for_renewal("too many requests with absurd lengths hold threads that cannot be freed");

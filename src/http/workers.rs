@@ -10,11 +10,12 @@ use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::connections::{Activity, Arrival};
 use super::head::{Framing, Head, Shape};
 use super::turn::{Core, Open, Turn};
-use super::{Handler, Refused, Request, body, told};
+use super::{Handler, Refused, Request, body};
 use crate::os::sync::unpoisoned;
 
 /// The most requests taken at once, so that those that keep coming do not put off those that came.
@@ -123,7 +124,7 @@ impl Core {
 
 /// Handles a request that has the turn, as far as that is done here.
 fn begin<H: Handler>(core: &Arc<Core>, handler: &Arc<H>, (peer, request): (SocketAddr, tiny_http::Request)) {
-    let turn = Turn { core: core.clone(), peer, begun: told::begin() };
+    let turn = Turn { core: core.clone(), peer, begun: Instant::now() };
     // The panic hook has logged it. Whatever was on the way is dropped, and so answered.
     let _ = catch_unwind(AssertUnwindSafe(|| handle(handler, request, turn)));
 }
@@ -138,11 +139,14 @@ fn handle<H: Handler>(handler: &Arc<H>, request: tiny_http::Request, turn: Turn)
     }
     if let Err(why) = shape.framing {
         let pool = turn.core.blocking.clone();
-        let (open, handler) = (Open { request, shape, turn }, handler.clone());
+        let kind = handler.kind(None, None);
+        let (open, handler) = (Open { request, shape, kind, turn }, handler.clone());
         return pool.run(move || open.refuse_for_good(handler.refuse(Refused::BadFraming(why))));
     }
-    let route = handler.route(&Head { request: &request, method: shape.method });
-    let mut open = Open { request, shape, turn };
+    let head = Head { request: &request, method: shape.method };
+    let route = handler.route(&head);
+    let kind = handler.kind(route.as_ref().ok(), Some(&head));
+    let mut open = Open { request, shape, kind, turn };
     if !shape.body_has_arrived {
         let (pool, handler) = (open.turn.core.blocking.clone(), handler.clone());
         return pool.run(move || body::receive(&*handler, open, route));

@@ -23,6 +23,8 @@ pub const WORKER_OF: &str = "ORDERD_WORKER_OF";
 pub const PREDECESSOR_LIVES: &str = "ORDERD_PREDECESSOR_LIVES";
 /// Tells a child which file its parent has locked, as a path without links: where a link points may have changed since.
 pub const LOCKED: &str = "ORDERD_LOCKED";
+/// Tells a child how many have been started before it.
+pub const RESTARTS: &str = "ORDERD_RESTARTS";
 /// The token that subcommands bear. It is theirs alone: a server that has it in its environment keeps it from its commands.
 pub const TOKEN: &str = "ORDERD_TOKEN";
 /// Has glibc give memory back: large pieces go back to the system when they are freed, which it unlearns after the first ones unless
@@ -41,7 +43,7 @@ pub fn forget_parent(command: &mut Command) {
     if std::env::var_os(WORKER_OF).is_none() {
         return;
     }
-    for name in [WORKER_OF, PREDECESSOR_LIVES, LOCKED] {
+    for name in [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS] {
         command.env_remove(name);
     }
     for (name, value) in ALLOCATOR {
@@ -140,11 +142,20 @@ impl Memory {
 
     /// How much of it is resident, in bytes. 0 where the system does not say.
     pub fn resident_bytes(&self) -> u64 {
+        self.bytes("VmRSS:")
+    }
+
+    /// How much of it is addressed, in bytes. 0 where the system does not say.
+    pub fn virtual_bytes(&self) -> u64 {
+        self.bytes("VmSize:")
+    }
+
+    fn bytes(&self, name: &str) -> u64 {
         // The line comes within the first 1,500 bytes, of which the name of the program is at most 64.
         let mut text = [0; 4_096];
         let read = self.0.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
         let text = String::from_utf8_lossy(&text[..read]);
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()).map_or(0, |kib| kib << 10)
     }
 }

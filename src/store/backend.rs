@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::alarm::Alarm;
 use super::checkpoints::{Checkpoints, Duty};
+use super::figures::{Done, Meters};
 use super::write::Write;
 use super::{Lock, Opening, sqlite};
 use crate::error::Error;
@@ -18,13 +19,24 @@ pub(super) enum Backend {
 }
 
 impl Backend {
-    /// Makes all of the changes, each of which keeps its answer, or none of them. They are durable when this returns `Ok`.
+    /// Makes all of the changes, each of which keeps its answer, or none of them. They are durable when this returns `Ok`, with what
+    /// is counted of them.
     ///
     /// # Errors
     /// Why none of them is made; after [`Error::Broken`] nobody knows.
-    pub(super) fn apply(&mut self, batch: &mut [Write], now_ms: i64) -> Result<(), Error> {
+    pub(super) fn apply(&mut self, batch: &mut [Write], now_ms: i64) -> Result<Done, Error> {
         match self {
-            Backend::File(writer, _) => writer.transaction(|tx| batch.iter_mut().try_for_each(|write| write.apply(tx, now_ms))),
+            Backend::File(writer, _) => {
+                writer.transaction(|tx| batch.iter_mut().try_for_each(|write| write.apply(tx, now_ms)))?;
+                Ok(writer.take_done())
+            }
+        }
+    }
+
+    /// How much of a log is in use, in bytes; 0 where there is none of ours.
+    pub(super) fn log_bytes(&self) -> u64 {
+        match self {
+            Backend::File(writer, _) => writer.log_bytes(),
         }
     }
 
@@ -99,8 +111,13 @@ impl Upkeep {
 ///
 /// # Errors
 /// As [`super::Store::open`].
-pub(super) fn open(lock: &Lock, opening: &Opening, alarm: Arc<Alarm>) -> Result<(Backend, Readers, Upkeep), Error> {
+pub(super) fn open(
+    lock: &Lock,
+    opening: &Opening,
+    alarm: Arc<Alarm>,
+    meters: Arc<Meters>,
+) -> Result<(Backend, Readers, Upkeep), Error> {
     let (writer, readers, copier) = sqlite::open(lock, opening)?;
-    let checkpoints = Checkpoints::start(copier, alarm)?;
+    let checkpoints = Checkpoints::start(copier, alarm, meters)?;
     Ok((Backend::File(writer, checkpoints.duty()), Readers::File(readers), Upkeep::File(checkpoints)))
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::Refused;
 use super::alarm::Alarm;
+use super::figures::Meters;
 use super::sqlite::{Copied, Copier, LOG_PAGE_BYTES, Writer};
 use crate::error::Error;
 use crate::os::sync::unpoisoned;
@@ -40,6 +41,7 @@ pub(super) struct Checkpoints {
 
 struct Shared {
     alarm: Arc<Alarm>,
+    meters: Arc<Meters>,
     /// The log's bound, in pages.
     bound: AtomicU64,
     state: Mutex<State>,
@@ -59,9 +61,9 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub(super) fn start(copier: Copier, alarm: Arc<Alarm>) -> Result<Checkpoints, Error> {
+    pub(super) fn start(copier: Copier, alarm: Arc<Alarm>, meters: Arc<Meters>) -> Result<Checkpoints, Error> {
         let bound = bound(&copier).into();
-        let shared = Arc::new(Shared { alarm, bound, state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared { alarm, meters, bound, state: Mutex::default(), changed: Condvar::new() });
         let own = shared.clone();
         let run = move || own.run(&copier);
         let thread = std::thread::Builder::new().name("checkpoints".into()).spawn(run).map_err(Error::Thread)?;
@@ -139,6 +141,7 @@ impl Shared {
                 }
             }
             Err(e) => {
+                self.meters.checkpoint_failures.add(1);
                 if state.failing.is_none() {
                     log::error!("the log can't be copied back into the database, and grows meanwhile: {e}");
                     // Soon tried again, also if the thread slept.

@@ -20,6 +20,7 @@ use super::Refused;
 use super::alarm::Alarm;
 use super::backend::Backend;
 use super::ends::Ends;
+use super::figures::{Done, Meters};
 use super::sqlite::BUSY_TIMEOUT;
 use super::write::Write;
 use crate::error::Error;
@@ -45,9 +46,11 @@ impl Committer {
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub(super) fn start(backend: Backend, clock: Clock, alarm: Arc<Alarm>) -> Result<Committer, Error> {
+    pub(super) fn start(backend: Backend, clock: Clock, alarm: Arc<Alarm>, meters: Arc<Meters>) -> Result<Committer, Error> {
+        meters.log_bytes(backend.log_bytes());
         let (queue, ends) = (Arc::<Queue>::default(), Arc::<Ends>::default());
-        let mut worker = Worker { queue: queue.clone(), ends: ends.clone(), backend, clock, alarm, refused_in_a_row: 0 };
+        let mut worker =
+            Worker { queue: queue.clone(), ends: ends.clone(), backend, clock, alarm, meters, refused_in_a_row: 0 };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || worker.run()).map_err(Error::Thread)?;
         Ok(Committer { queue, ends, thread: Mutex::new(Some(thread)) })
     }
@@ -110,6 +113,7 @@ struct Worker {
     backend: Backend,
     clock: Clock,
     alarm: Arc<Alarm>,
+    meters: Arc<Meters>,
     /// How many changes have been refused since the last commit.
     refused_in_a_row: usize,
 }
@@ -118,6 +122,9 @@ impl Worker {
     fn run(&mut self) {
         while let Some(mut batch) = self.queue.take(MAX_BATCH) {
             let outcome = self.commit(&mut batch);
+            if outcome.is_err() {
+                self.meters.refused.add(batch.len() as u64);
+            }
             self.queue.committed();
             if outcome.is_ok() {
                 self.ends.tell(&batch);
@@ -134,21 +141,27 @@ impl Worker {
         if let Some(broken) = self.alarm.raised() {
             return Err(broken);
         }
+        let begun = Instant::now();
         let mut outcome = self.transaction(batch);
         if outcome.as_ref().is_err_and(|e| matches!(e, Error::DiskFull | Error::Unwritable(_))) && self.backend.makes_room() {
             outcome = self.transaction(batch);
         }
-        let outcome = outcome.map_err(Refused::new);
+        let outcome = outcome.map_err(Refused::new).map(|(done, now_ms)| {
+            self.meters.committed(batch.len(), begun.elapsed(), &done, now_ms);
+            self.meters.log_bytes(self.backend.log_bytes());
+        });
         self.note(batch.len(), &outcome);
         outcome
     }
 
-    fn transaction(&mut self, batch: &mut [Write]) -> Result<(), Error> {
+    /// Gives what was done, and the time of day that it has.
+    fn transaction(&mut self, batch: &mut [Write]) -> Result<(Done, i64), Error> {
         let now_ms = self.clock.now_ms();
         let backend = &mut self.backend;
         let transaction = || backend.apply(batch, now_ms);
         // A panic must not take the thread with it: the processor, for one, waits for its change to be finished.
-        catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(|_| Err(Error::Database("panicked in a transaction".into())))
+        let panicked = |_| Err(Error::Database("panicked in a transaction".into()));
+        Ok((catch_unwind(AssertUnwindSafe(transaction)).unwrap_or_else(panicked)?, now_ms))
     }
 
     /// Only now, as those who asked have waited long enough.

@@ -30,6 +30,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Error;
 use crate::store::Opening;
+use crate::store::figures::Done;
 pub(super) use change::Tx;
 pub(super) use checkpoint::{Copied, Copier, LOG_PAGE_BYTES};
 use file::Identity;
@@ -78,6 +79,8 @@ pub(super) struct Writer {
     files: [Identity; 2],
     /// The pages in the log after the last commit.
     log_pages: Arc<AtomicU64>,
+    /// What the last commit has done.
+    done: Done,
 }
 
 impl Writer {
@@ -111,7 +114,7 @@ impl Writer {
         connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
         let files = [Identity::of(path.to_path_buf())?, Identity::of(file::with_suffix(path, "-wal"))?];
         checkpoint::before_serving(&connection, path, is_shared)?;
-        Ok(Writer { connection, files, log_pages })
+        Ok(Writer { connection, files, log_pages, done: Done::default() })
     }
 
     /// Runs `change` in a transaction and commits it with an fsync. All of it is on disk when this returns `Ok`, and none of it
@@ -125,11 +128,17 @@ impl Writer {
         // Dropped without a commit, a transaction rolls back.
         let mut tx = Tx::within(&transaction);
         let value = change(&mut tx)?;
-        tx.write_counts()?;
+        let done = tx.write_counts()?;
         transaction.commit()?;
         // A database that was moved or deleted takes commits to the grave.
         self.files.iter().try_for_each(Identity::check)?;
+        self.done = done;
         Ok(value)
+    }
+
+    /// What the last transaction that was committed has done. To be asked once.
+    pub(super) fn take_done(&mut self) -> Done {
+        std::mem::take(&mut self.done)
     }
 
     /// What is written behind a log that was cut is not found by any recovery.
@@ -147,6 +156,11 @@ impl Writer {
     /// How many pages the log has.
     pub(super) fn log_pages(&self) -> u64 {
         self.log_pages.load(Ordering::Relaxed)
+    }
+
+    /// How much of the log is in use.
+    pub(super) fn log_bytes(&self) -> u64 {
+        checkpoint::log_bytes(self.log_pages())
     }
 
     /// Copies the log back; when it begins anew, it is cut to `most_bytes`.

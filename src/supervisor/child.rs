@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::http::listener::{Address, Listener};
-use crate::os::processes::{LOCKED, Memory, PREDECESSOR_LIVES, WORKER_OF, allocator_settings};
+use crate::os::processes::{LOCKED, Memory, PREDECESSOR_LIVES, RESTARTS, WORKER_OF, allocator_settings};
 use crate::store::Lock;
 
 /// How often the memory of a child is looked at: while it grows or is large, and otherwise. An idle machine is to be left
@@ -82,11 +82,11 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts one. `predecessor_lives` says whether another has work under way.
+    /// Starts one, after so many others. `predecessor_lives` says whether another has work under way.
     ///
     /// # Errors
     /// What the system says.
-    pub fn start(ground: &Ground, predecessor_lives: bool) -> io::Result<Child> {
+    pub fn start(ground: &Ground, restarts: u64, predecessor_lives: bool) -> io::Result<Child> {
         let socket: OwnedFd = match &ground.listener {
             Listener::Tcp(listener) => listener.try_clone()?.into(),
             Listener::Unix(listener) => listener.try_clone()?.into(),
@@ -98,6 +98,7 @@ impl Child {
             .envs(allocator_settings())
             .env(WORKER_OF, std::process::id().to_string())
             .env(LOCKED, ground.lock.database())
+            .env(RESTARTS, restarts.to_string())
             .env_remove(PREDECESSOR_LIVES)
             .stdin(Stdio::from(socket))
             .stdout(Stdio::from(ground.lock.file().try_clone()?))

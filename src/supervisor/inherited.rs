@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use crate::config::{Config, Listen};
 use crate::error::Error;
 use crate::http::listener::Listener;
-use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, WORKER_OF};
+use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, WORKER_OF};
 use crate::store::Lock;
 
 /// What a child has from its parent.
@@ -26,6 +26,8 @@ pub struct Inherited {
     pub lock: Lock,
     /// Whether another child has work under way. The parent says when it has ended.
     pub predecessor_lives: bool,
+    /// How many children the parent has started before this one.
+    pub restarts: u64,
     /// Whom to tell.
     pub parent: Parent,
 }
@@ -55,7 +57,9 @@ impl Inherited {
         // The file that is locked, wherever a link may point by now.
         let database = std::env::var_os(LOCKED).map_or_else(|| config.db.clone(), Into::into);
         let lock = Lock::inherited(&database, File::from(lock))?;
-        Ok(Some(Inherited { listener, lock, predecessor_lives: std::env::var_os(PREDECESSOR_LIVES).is_some(), parent }))
+        let predecessor_lives = std::env::var_os(PREDECESSOR_LIVES).is_some();
+        let restarts = std::env::var(RESTARTS).ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+        Ok(Some(Inherited { listener, lock, predecessor_lives, restarts, parent }))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Its rooms: `browser` a real one, `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
 //! pipelines of all kinds, `local` a server in this process, `process` the binary as a process, `worker` the process that serves,
-//! `load` well-behaved clients, `readers` slow ones, `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped, also when a test fails.
+//! `load` well-behaved clients, `readers` slow ones, `scrape` what a collector of metrics is told, `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped, also when a test fails.
 
 mod browser;
 mod client;
@@ -12,6 +12,7 @@ mod local;
 mod process;
 mod readers;
 mod requests;
+mod scrape;
 mod slow;
 mod sockets;
 mod worker;
@@ -34,6 +35,7 @@ pub use requests::{
     CHUNKED, CONTINUE, HOST, JSON, badly_framed, chunks, created, get, head, ids, in_status, largest_order, length_of,
     long_order, old, order, post, post_in_chunks, request, with,
 };
+pub use scrape::Scraped;
 pub use slow::{is_slow_run, left_out, quick_or_slow};
 pub use sockets::{connect_from, connect_from_afar, enough_descriptors, host, raw, resets_when_closed, tcp_address};
 pub use worker::{Worker, most_memory_during};

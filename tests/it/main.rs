@@ -15,6 +15,7 @@ mod api {
     mod browsers;
     mod home;
     mod input;
+    mod metrics;
     mod pages;
     mod records;
     mod requests;
@@ -65,6 +66,7 @@ mod process {
     mod examples;
     mod log;
     mod operator;
+    mod prometheus;
     mod renewal;
     mod start;
     mod stop;

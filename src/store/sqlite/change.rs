@@ -15,6 +15,7 @@ use super::items_from_text;
 use super::read::View;
 use crate::error::Error;
 use crate::order::{Amount, NewOrder, OrderId, Status, Transition};
+use crate::store::figures::Done;
 use crate::store::write::{Changed, Claimed, Created, Ending, LONGEST_WAIT_MS, Outcome, Pruned};
 
 /// The most orders that are deleted in one transaction: a few milliseconds of work, for which others have to wait.
@@ -31,8 +32,8 @@ impl<'a> Tx<'a> {
         Tx { connection: transaction, counted: Counted::default() }
     }
 
-    /// Writes down what the changes have done to the counts, which lag behind the orders until then.
-    pub(super) fn write_counts(self) -> Result<(), Error> {
+    /// Writes down what the changes have done to the counts, which lag behind the orders until then, and gives what else is counted.
+    pub(super) fn write_counts(self) -> Result<Done, Error> {
         for status in Status::ALL {
             let orders = self.counted.orders[status as usize];
             let processing_ms = if status == Status::Completed { self.counted.processing_ms } else { 0 };
@@ -44,7 +45,7 @@ impl<'a> Tx<'a> {
                     .execute(params![status.as_str(), orders, processing_ms])?;
             }
         }
-        Ok(())
+        Ok(self.counted.done)
     }
 
     /// Stores `order` as `Pending`, unless its id is taken.
@@ -104,10 +105,17 @@ impl<'a> Tx<'a> {
         if limit == 0 {
             return Ok(Vec::new());
         }
+        let waited_ms = &mut self.counted.done.waited_ms;
         let claimed: Vec<_> = self
             .connection
             .prepare_cached(&claim_query(which))?
-            .query_map(params![limit as i64, now_ms], |row| Ok(Claimed { seq: row.get(0)?, attempt: row.get(1)? }))?
+            .query_map(params![limit as i64, now_ms], |row| {
+                let claimed = Claimed { seq: row.get(0)?, attempt: row.get(1)? };
+                if claimed.attempt == 1 {
+                    waited_ms.push(now_ms.saturating_sub(row.get(2)?));
+                }
+                Ok(claimed)
+            })?
             .collect::<Result<_, _>>()?;
         self.counted.step(Transition::Claim, claimed.len());
         Ok(claimed)
@@ -124,15 +132,16 @@ impl<'a> Tx<'a> {
         };
         let (from, to) = step.ends();
         let (from, to) = (from.as_str(), to.as_str());
+        // Not by RETURNING, for which SQLite makes a temporary table: for each order, that costs more than the rest.
+        let times: Option<(i64, Option<i64>)> = self
+            .connection
+            .prepare_cached(&format!("SELECT created_at, started_at FROM orders {guard}"))?
+            .query_row(params![seq, attempt, from], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((created_at, started_at)) = times else { return Ok(false) };
+        self.counted.done.begun_ms.extend(started_at);
         let changed = match &ending.outcome {
             Outcome::Completed => {
-                // Not by RETURNING, for which SQLite makes a temporary table: for each order, that costs more than the rest.
-                let created_at: Option<i64> = self
-                    .connection
-                    .prepare_cached(&format!("SELECT created_at FROM orders {guard}"))?
-                    .query_row(params![seq, attempt, from], |row| row.get(0))
-                    .optional()?;
-                let Some(created_at) = created_at else { return Ok(false) };
                 let took = to_processing_ms(created_at, now_ms);
                 self.counted.processing_ms = self.counted.processing_ms.saturating_add(took);
                 self.connection
@@ -249,7 +258,7 @@ fn claim_query(which: &str) -> String {
     format!(
         "UPDATE orders SET status = '{to}', started_at = ?2, attempts = attempts + 1, retry_at = 0
          WHERE seq IN (SELECT seq FROM orders WHERE status = '{from}' AND {which} LIMIT ?1)
-         RETURNING seq, attempts",
+         RETURNING seq, attempts, created_at",
         from = from.as_str(),
         to = to.as_str()
     )
@@ -265,11 +274,13 @@ fn to_processing_ms(created_at: i64, completed_at: i64) -> i64 {
 struct Counted {
     orders: [i64; Status::ALL.len()],
     processing_ms: i64,
+    done: Done,
 }
 
 impl Counted {
     fn created(&mut self) {
         self.orders[Status::Pending as usize] += 1;
+        self.done.created += 1;
     }
 
     fn deleted(&mut self, status: Status, took_ms: i64) {
@@ -283,6 +294,16 @@ impl Counted {
         let (from, to) = step.ends();
         self.orders[from as usize] -= orders as i64;
         self.orders[to as usize] += orders as i64;
+        let attempts = &mut self.done.attempts;
+        let counter = match step {
+            Transition::Complete => &mut attempts.completed,
+            Transition::Fail => &mut attempts.failed,
+            Transition::Retry => &mut attempts.retried,
+            Transition::Requeue => &mut attempts.put_back,
+            Transition::Cancel => &mut self.done.cancelled,
+            Transition::Claim | Transition::Revive => return,
+        };
+        *counter += orders as u64;
     }
 }
 

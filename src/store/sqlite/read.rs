@@ -84,6 +84,17 @@ impl View<'_> {
             .query_row([], |row| row.get(0))?)
     }
 
+    /// When the oldest pending order was created, in milliseconds since 1970: of those that need not wait and those that do, the one
+    /// that arrived first is looked at, so that the cost does not depend on how many there are.
+    pub(in crate::store) fn oldest_pending_ms(&self) -> Result<Option<i64>, Error> {
+        Ok(self.0.prepare_cached(OLDEST_PENDING)?.query_row([], |row| row.get(0))?)
+    }
+
+    /// When the completed order that arrived last was completed, in milliseconds since 1970.
+    pub(in crate::store) fn newest_completion_ms(&self) -> Result<Option<i64>, Error> {
+        Ok(self.0.prepare_cached(NEWEST_COMPLETION)?.query_row([], |row| row.get(0)).optional()?.flatten())
+    }
+
     /// Whether a delayed order's last attempt began later than now.
     pub(in crate::store) fn has_attempt_in_future(&self, now_ms: i64) -> Result<bool, Error> {
         let query = "SELECT EXISTS (SELECT 1 FROM orders WHERE status = 'Pending' AND retry_at > 0 AND started_at > ?1)";
@@ -113,6 +124,15 @@ impl View<'_> {
         Ok(statement.query_map([], read)?.collect::<Result<_, _>>()?)
     }
 }
+
+/// Each reads the index that holds just the orders that it is about. Named, as SQLite would rather sort those of another.
+const OLDEST_PENDING: &str = "SELECT min(created_at) FROM (
+     SELECT * FROM (SELECT created_at FROM orders INDEXED BY orders_fresh
+                    WHERE status = 'Pending' AND retry_at = 0 ORDER BY seq LIMIT 1)
+     UNION ALL
+     SELECT * FROM (SELECT created_at FROM orders INDEXED BY orders_delayed
+                    WHERE status = 'Pending' AND retry_at > 0 ORDER BY seq LIMIT 1))";
+const NEWEST_COMPLETION: &str = "SELECT completed_at FROM orders WHERE status = 'Completed' ORDER BY seq DESC LIMIT 1";
 
 /// What [`order_of`] reads.
 const COLUMNS: &str =
@@ -147,4 +167,28 @@ fn status_in(row: &Row<'_>, column: usize) -> rusqlite::Result<Status> {
         let problem = format!("unknown status {word:?}");
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, problem.into())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many orders there are: what reads a table or sorts takes ever longer.
+    #[test]
+    fn the_oldest_and_the_newest_order_are_looked_up_in_an_index() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        super::super::schema::migrate(&mut connection, "memory".as_ref()).unwrap();
+        for (query, indexes) in
+            [(OLDEST_PENDING, &["orders_fresh", "orders_delayed"][..]), (NEWEST_COMPLETION, &["orders_completed"])]
+        {
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+            let steps: Vec<String> = plan.query_map([], |row| row.get(3)).unwrap().collect::<Result<_, _>>().unwrap();
+            let reads: Vec<_> = steps.iter().filter(|step| step.contains(" orders")).collect();
+            assert!(!steps.iter().any(|step| step.contains("TEMP B-TREE")), "no sorting: {steps:?}");
+            assert_eq!(reads.len(), indexes.len(), "{steps:?}");
+            for (read, index) in reads.iter().zip(indexes) {
+                assert!(read.contains(&format!("USING INDEX {index}")), "{steps:?}");
+            }
+        }
+    }
 }

@@ -136,6 +136,76 @@ fn in_a_terminal(folder: &Folder, server: &Process, line: &str) -> Command {
 }
 
 #[test]
+fn the_status_says_what_is_going_on() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--concurrency", "0"]);
+    server.create(ids(0..1_200));
+    connection(&server.db())
+        .execute_batch(
+            "UPDATE orders SET status = 'Failed', attempts = 5, last_error = char(27) || '[2Jno stock' WHERE order_id = 'o-7'",
+        )
+        .unwrap();
+    let ended = run(&folder, &server, &["status"]);
+    let text = shown(&ended);
+    let row = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+    assert!(row("Pending").ends_with(" 1,199") && row("Failed").ends_with(" 1") && row("Completed").ends_with(" 0"), "{text}");
+    assert!(row("created").ends_with(" 0/s") && row("finished").ends_with(" 0/s"), "{text}");
+    assert!(row("oldest pending").contains("created ") && row("oldest pending").ends_with("s ago"), "{text}");
+    assert!(row("o-7").contains(" 5 ") && row("o-7").ends_with("\\u{1b}[2Jno stock"), "{text}");
+
+    // Between the two looks some are created.
+    let creating = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| run(&folder, &server, &["status", "--json"]));
+        let mut next = 10_000;
+        while !asked.is_finished() {
+            server.create(ids(next..next + 10));
+            next += 10;
+        }
+        asked.join().unwrap()
+    });
+    let json: serde_json::Value = serde_json::from_str(shown(&creating)).unwrap();
+    assert!(json["created_per_second"].as_f64().unwrap() > 5.0 && json["finished_per_second"] == 0.0, "{json}");
+    assert!(json["orders"]["Pending"].as_u64().unwrap() > 1_199 && json["orders"]["Failed"] == 1, "{json}");
+    assert!(json["oldest_pending_seconds"].as_f64().unwrap() > 0.5 && json["failed"][0]["order_id"] == "o-7", "{json}");
+    server.stop();
+    Ended::of(asking_nobody(&folder, "status")).expect_failed(&["start it", "--listen"]);
+}
+
+fn asking_nobody(folder: &Folder, word: &str) -> Command {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut command = orderd(folder);
+    command.args([word, "--listen", &free]);
+    command
+}
+
+/// It tells of a server that is gone and of one that is back, clears a terminal, and writes no escapes elsewhere.
+#[test]
+fn a_status_that_is_watched_goes_on() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--concurrency", "0"]);
+    let listen = server.address().to_string().replace("http://", "");
+    let mut watching = asking(&folder, &server, &["status", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut wait_for = |word: &str| {
+        let until = Instant::now() + PATIENCE;
+        let found = lines.by_ref().find(|line| line.contains(word) || Instant::now() > until).unwrap();
+        assert!(found.contains(word) && !found.contains('\u{1b}'), "no {word}: {found}");
+    };
+    wait_for("oldest pending");
+    wait_for("oldest pending");
+    server.stop();
+    wait_for("cannot reach orderd");
+    let server = Process::start(&folder, &["--concurrency", "0", "--listen", &listen]);
+    wait_for("oldest pending");
+    // Nobody reads any more, so it ends.
+    drop(lines);
+    assert_eq!(watching.wait().unwrap().code(), Some(0));
+    let seen = in_a_terminal(&folder, &server, "timeout 4 $ORDERD status --watch").output().unwrap().stdout;
+    assert!(String::from_utf8(seen).unwrap().contains("\u{1b}[H\u{1b}[2J"), "it begins at the upper left");
+    server.stop();
+}
+
+#[test]
 fn a_pending_order_is_cancelled_and_no_other() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--concurrency", "0"]);
