@@ -6,7 +6,9 @@
 //! failed.
 
 mod arguments;
+mod backup;
 mod cancel;
+mod check;
 mod completions;
 mod create;
 mod healthcheck;
@@ -14,8 +16,10 @@ mod help;
 mod list;
 mod nearest;
 mod output;
+mod progress;
 mod prune;
 mod remote;
+mod restore;
 mod retry;
 mod serve;
 mod show;

@@ -62,6 +62,18 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A file that is to be made, such as a backup, exists or can't be written. Nothing has been touched.
+    Target {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A restore was cut short while it took damaged files away. They are set aside.
+    Unrestored {
+        /// The database.
+        file: PathBuf,
+    },
     /// The disk takes no write, for another reason than being full: a quota, a limit of the file's size, a file system that has
     /// become read-only. The transaction is rolled back, nothing is half done, and trying again later makes sense.
     Unwritable(String),
@@ -121,6 +133,8 @@ impl Error {
             | Error::NoFolder { .. }
             | Error::WouldLose { .. }
             | Error::Replaced { .. }
+            | Error::Target { .. }
+            | Error::Unrestored { .. }
             | Error::Corrupt(_)
             | Error::Unusable { .. } => 2,
             Error::Unreachable { .. } | Error::Refused(_) | Error::Output(_) => 1,
@@ -185,6 +199,12 @@ impl fmt::Display for Error {
                  place",
                 file.display()
             ),
+            Error::Target { file, source } => write!(f, "cannot write {}: {source}", file.display()),
+            Error::Unrestored { file } => write!(
+                f,
+                "a restore of {} was cut short; run orderd restore again, the old files are set aside beside it",
+                file.display()
+            ),
             Error::Unwritable(what) => write!(f, "the disk takes no writes: {what}"),
             Error::Corrupt(what) => write!(
                 f,
@@ -213,6 +233,7 @@ impl std::error::Error for Error {
             Error::Listen { source, .. }
             | Error::Unreachable { source, .. }
             | Error::Unusable { source, .. }
+            | Error::Target { source, .. }
             | Error::Thread(source)
             | Error::Output(source)
             | Error::Worker(source) => Some(source),

@@ -36,6 +36,7 @@ use ends::Waiting;
 pub use figures::Figures;
 use figures::Meters;
 pub use sqlite::Lock;
+pub use sqlite::{backup, check, copy, restore};
 use steps::Steps;
 pub(crate) use write::LONGEST_WAIT_MS;
 use write::{Asked, Process, Prune, Write};

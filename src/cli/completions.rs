@@ -80,6 +80,11 @@ fn words(subcommand: &Subcommand) -> Vec<&'static str> {
     }
 }
 
+/// Whether it takes the name of a file.
+fn takes_file(subcommand: &Subcommand) -> bool {
+    subcommand.usage.contains("FILE")
+}
+
 fn names() -> Vec<&'static str> {
     SUBCOMMANDS.iter().map(|subcommand| subcommand.name).collect()
 }
@@ -122,7 +127,7 @@ fn bash() -> String {
          case $subcommand in\n{cases}    *) words='{first} --version' ;;\n  esac\n  \
          COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n\
          }}\n\
-         complete -F _orderd orderd\n",
+         complete -o default -F _orderd orderd\n",
         names.join("|")
     )
 }
@@ -144,7 +149,11 @@ fn zsh() -> String {
         };
         let flags: String = flags(subcommand).into_iter().map(spec).collect();
         let words = words(subcommand);
-        let words = if words.is_empty() { String::new() } else { format!(" \\\n        ':word:({})'", words.join(" ")) };
+        let words = match words.is_empty() {
+            true if takes_file(subcommand) => " \\\n        ':file:_files'".into(),
+            true => String::new(),
+            false => format!(" \\\n        ':word:({})'", words.join(" ")),
+        };
         flags + &words
     };
     let cases: String = SUBCOMMANDS.iter().map(|s| format!("    {})\n      _arguments{} ;;\n", s.name, arguments(s))).collect();
@@ -183,7 +192,9 @@ fn fish() -> String {
                 text += &format!("complete -c orderd -n {condition} -l {}{value} -d {}\n", flag.name, quoted(flag.does));
             }
             let words = words(subcommand);
-            if !words.is_empty() {
+            if takes_file(subcommand) {
+                text += &format!("complete -c orderd -n {condition} -F\n");
+            } else if !words.is_empty() {
                 text += &format!("complete -c orderd -n {condition} -a {}\n", quoted(&words.join(" ")));
             }
         }

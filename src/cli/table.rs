@@ -6,7 +6,9 @@
 use std::ops::RangeInclusive;
 
 use super::arguments::Given;
-use super::{cancel, completions, create, healthcheck, help, list, prune, retry, serve, show, status, version};
+use super::{
+    backup, cancel, check, completions, create, healthcheck, help, list, prune, restore, retry, serve, show, status, version,
+};
 use crate::config::{Config, SETTINGS, Setting};
 use crate::error::Error;
 
@@ -51,6 +53,9 @@ pub const SUBCOMMANDS: &[&Subcommand] = &[
     &cancel::SUBCOMMAND,
     &healthcheck::SUBCOMMAND,
     &prune::SUBCOMMAND,
+    &backup::SUBCOMMAND,
+    &restore::SUBCOMMAND,
+    &check::SUBCOMMAND,
     &completions::SUBCOMMAND,
     &help::SUBCOMMAND,
     &version::SUBCOMMAND,

@@ -8,13 +8,18 @@
 //! it is (promise 1): `synchronous=FULL` syncs the log before a commit returns. After [`Error::Broken`] neither is certain,
 //! and the process must end.
 
+pub mod backup;
 mod change;
+pub mod check;
 mod checkpoint;
+pub mod copy;
 mod file;
 mod list;
 mod lock;
+mod partial;
 mod read;
 mod recovery;
+pub mod restore;
 mod schema;
 #[cfg(test)]
 pub(super) mod tests;

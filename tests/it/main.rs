@@ -37,10 +37,13 @@ mod http {
 }
 
 mod store {
+    mod backup;
+    mod check;
     mod crash;
     mod disk;
     mod grouping;
     mod opening;
+    mod restore;
     mod retention;
     mod versions;
 }

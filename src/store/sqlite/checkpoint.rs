@@ -76,16 +76,14 @@ impl Copier {
         Ok(Copier { connection, log: with_suffix(path, "-wal"), database })
     }
 
-    /// Copies what no reader is in the way of, and never waits for any. Syncs it too, which SQLite does only once it has copied
-    /// all: whoever copies the rest then has little to wait for.
+    /// Copies what no reader is in the way of, and never waits for any. Syncs it too, which SQLite does only if nothing has been
+    /// written meanwhile, and doesn't say: whoever copies the rest then has little to wait for.
     ///
     /// # Errors
     /// What the disk says; [`Error::Busy`] while another copies.
     pub(in crate::store) fn copy(&self) -> Result<Copied, Error> {
         let copied = run(&self.connection, "PASSIVE")?;
-        if !copied.is_all() {
-            self.database.sync_data().map_err(|e| Error::Broken(format!("the database can't be synced: {e}")))?;
-        }
+        self.database.sync_data().map_err(|e| Error::Broken(format!("the database can't be synced: {e}")))?;
         Ok(copied)
     }
 

@@ -15,6 +15,10 @@ use super::lock::{Lock, OWNER_ONLY, unusable};
 use super::{recovery, schema};
 use crate::error::Error;
 
+/// What stands in the place of a database while a restore takes a damaged one away, so that no server begins with what is left.
+pub(super) const RESTORE_NOTE: &[u8] =
+    b"orderd: a restore was cut short; run it again. The old files are set aside beside this one.\n";
+
 /// Bytes of a SQLite header up to and including `application_id`.
 const HEADER_BYTES: usize = 72;
 
@@ -26,7 +30,7 @@ pub(super) struct FileId {
 }
 
 impl FileId {
-    fn of(metadata: &fs::Metadata) -> FileId {
+    pub(super) fn of(metadata: &fs::Metadata) -> FileId {
         FileId { device: metadata.dev(), inode: metadata.ino() }
     }
 }
@@ -58,14 +62,15 @@ pub(super) fn prepare(lock: &Lock, is_shared: bool, accept_loss: bool) -> Result
             let what = format!("{} {state}, though the log beside it holds orders", path.display());
             return Err(Error::WouldLose { what });
         }
-        set_aside(path, |from, to| fs::rename(from, to))?;
+        set_aside(path, &SUFFIXES, |from, to| fs::rename(from, to)).map(say_set_aside)?;
     } else {
         inspect(path)?;
         match recovery::check(path) {
             Err(Error::WouldLose { what }) if accept_loss => {
                 log::warn!("{what}");
                 // Copies, as what can be read of them is what is gone on with.
-                set_aside(path, |from, to| fs::copy(from, to).and_then(|_| File::open(to)?.sync_all()))?;
+                let copy = |from: &Path, to: &Path| fs::copy(from, to).and_then(|_| File::open(to)?.sync_all());
+                set_aside(path, &SUFFIXES, copy).map(say_set_aside)?;
             }
             checked => checked?,
         }
@@ -82,20 +87,32 @@ fn create(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Has `keep` bring the database and its log, as far as they exist, to names that no program uses, and says so in the log. They
-/// still belong together there: the sqlite3 shell can look at them.
-fn set_aside(path: &Path, keep: impl Fn(&Path, &Path) -> io::Result<()>) -> Result<(), Error> {
+/// The database and what is beside it, with the database last.
+const SUFFIXES: [&str; 3] = ["-shm", "-wal", ""];
+
+/// Has `keep` bring the files with these suffixes, as far as they exist, to names that no program uses. They still belong together
+/// there: the sqlite3 shell can look at them. Gives each with its new name.
+pub(super) fn set_aside(
+    path: &Path,
+    suffixes: &[&str],
+    keep: impl Fn(&Path, &Path) -> io::Result<()>,
+) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
     let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string().replace(':', "-");
     let aside = with_suffix(path, &format!(".aside-{now}"));
-    for suffix in ["-shm", "-wal", ""] {
+    let mut kept = Vec::new();
+    for suffix in suffixes {
         let (from, to) = (with_suffix(path, suffix), with_suffix(&aside, suffix));
         match keep(&from, &to) {
-            Ok(()) => log::warn!("{} is set aside as {}", from.display(), to.display()),
+            Ok(()) => kept.push((from, to)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(unusable(&to)(e)),
         }
     }
-    Ok(())
+    Ok(kept)
+}
+
+fn say_set_aside(kept: Vec<(PathBuf, PathBuf)>) {
+    kept.iter().for_each(|(from, to)| log::warn!("{} is set aside as {}", from.display(), to.display()));
 }
 
 /// The name of a file that SQLite keeps beside the database.
@@ -105,18 +122,29 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Whether the file at `path` is ours to open: absent, empty, or an orderd database of a version that we know.
+/// Whether the file at `path` is ours to open and change: absent, empty, or an orderd database of a version that we know.
 pub(super) fn inspect(path: &Path) -> Result<(), Error> {
+    match File::options().read(true).write(true).open(path) {
+        Ok(file) => is_ours(path, file, true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(unusable(path)(e)),
+    }
+}
+
+/// Whether the file at `path`, which is only to be read, is an orderd database of a version that we know.
+pub(super) fn look(path: &Path) -> Result<(), Error> {
+    File::open(path).map_err(unusable(path)).and_then(|file| is_ours(path, file, false))
+}
+
+fn is_ours(path: &Path, file: File, may_be_empty: bool) -> Result<(), Error> {
     let foreign = || Error::Foreign { file: path.to_path_buf() };
-    let mut file = match File::options().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(unusable(path)(e)),
-    };
     let mut header = Vec::with_capacity(HEADER_BYTES);
-    file.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(unusable(path))?;
-    if header.is_empty() {
+    file.take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(unusable(path))?;
+    if header.is_empty() && may_be_empty {
         return Ok(());
+    }
+    if RESTORE_NOTE.starts_with(&header) && !header.is_empty() {
+        return Err(Error::Unrestored { file: path.to_path_buf() });
     }
     let number_at = |at: usize| header.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_be_bytes);
     if !header.starts_with(b"SQLite format 3\0") || number_at(68) != Some(schema::APPLICATION_ID) {

@@ -39,9 +39,7 @@ impl Lock {
     /// file cannot be made.
     pub fn acquire(path: &Path) -> Result<Lock, Error> {
         let database = resolved(path)?;
-        let mut name = database.clone().into_os_string();
-        name.push(".lock");
-        let name = PathBuf::from(name);
+        let name = name_of_lock(&database);
         // Where there is a lock file, a database of ours has been. It is not looked at here then: if this process uses it, closing
         // it once would drop SQLite's locks.
         if !name.exists() {
@@ -101,6 +99,21 @@ impl Lock {
     }
 }
 
+fn name_of_lock(database: &Path) -> PathBuf {
+    file::with_suffix(database, ".lock")
+}
+
+/// Whether a process owns the database at this absolute path, and so a server runs.
+pub(super) fn is_owned(database: &Path) -> bool {
+    // Whoever wants to own it just now waits for longer than this takes.
+    File::open(name_of_lock(database)).is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Whether a database of ours has been at this absolute path.
+pub(super) fn exists(database: &Path) -> bool {
+    name_of_lock(database).exists()
+}
+
 fn open(name: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).write(true).mode(OWNER_ONLY);
@@ -120,7 +133,7 @@ pub(super) fn unusable(file: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
 }
 
 /// The absolute path of a file that may not exist yet, links followed, also one whose target is still to be made.
-fn resolved(path: &Path) -> Result<PathBuf, Error> {
+pub(super) fn resolved(path: &Path) -> Result<PathBuf, Error> {
     let mut target = path.to_path_buf();
     for _ in 0..MAX_LINKS {
         match target.canonicalize() {

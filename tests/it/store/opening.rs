@@ -10,11 +10,11 @@ use crate::harness::{
     Ended, Folder, PATIENCE, Process, Serving, Worker, created, ids, in_clean_environment, order, orderd, poll_until, rows,
 };
 
-const ORDERS: usize = 20;
+pub(super) const ORDERS: usize = 20;
 const FLAGS: [&str; 4] = ["--listen", "127.0.0.1:0", "--concurrency", "0"];
 
 /// A folder with the files of a server that was killed after it had acknowledged so many orders.
-fn crashed() -> Folder {
+pub(super) fn crashed() -> Folder {
     let folder = Folder::new();
     let server = Process::start(&folder, &FLAGS[2..]);
     // One by one, so that each is a commit of its own.
@@ -33,21 +33,21 @@ fn expect_refused(folder: &Folder, words: &[&str]) {
 }
 
 /// All files but the lock, by their names.
-fn contents(folder: &Folder) -> Vec<(String, Vec<u8>)> {
+pub(super) fn contents(folder: &Folder) -> Vec<(String, Vec<u8>)> {
     let names = folder.names().into_iter().filter(|name| !name.ends_with(".lock"));
     names.map(|name| (name.clone(), fs::read(folder.file(&name)).unwrap())).collect()
 }
 
 /// Starts it once with `flags`, and says how many orders it has.
 #[track_caller]
-fn orders_after_a_start(folder: &Folder, flags: &[&str]) -> u64 {
+pub(super) fn orders_after_a_start(folder: &Folder, flags: &[&str]) -> u64 {
     let server = Process::start(folder, &[&FLAGS[2..], flags].concat());
     let total = server.metrics().total;
     server.stop();
     total
 }
 
-fn flip(path: &Path, at: u64) {
+pub(super) fn flip(path: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
