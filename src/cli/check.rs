@@ -15,7 +15,7 @@ use crate::store::check::{self, Checked, Miscount};
 pub const SUBCOMMAND: Subcommand = Subcommand {
     name: "check",
     usage: "[--repair-counts]",
-    summary: "look for damage in the database, also while the server runs",
+    summary: "look for damage, also while the server runs",
     more: "Status 0 says that all is well, 1 that something is damaged or miscounted, and standard output what to do. A backup is checked by --db FILE.",
     words: 0..=0,
     flags: &[Flag { name: "repair-counts", value: "", help: "correct counts that are not those of the rows" }],
