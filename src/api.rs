@@ -7,6 +7,7 @@
 
 pub mod accept;
 pub mod metrics;
+pub mod openapi;
 pub mod origin;
 pub mod pages;
 pub mod prometheus;
@@ -47,6 +48,8 @@ pub enum Route {
     Prometheus,
     /// `GET /healthz`
     Health,
+    /// `GET /openapi.json`
+    Document,
     /// `GET /` of a browser
     Page(&'static Page),
     /// `GET /` of any other client, which has reached this host
@@ -73,6 +76,7 @@ pub fn route<'a>(method: Method, target: &str, header: impl Fn(&str) -> Option<&
             false => Route::Metrics,
         }),
         ["healthz"] => get().map(|()| Route::Health),
+        ["openapi.json"] => get().map(|()| Route::Document),
         [""] => get().map(|()| match pages::wants_html(header("Accept")) {
             true => Route::Page(&pages::HOME),
             false => Route::Usage(header("Host").and_then(SafeHost::new)),
@@ -157,6 +161,7 @@ mod tests {
             (Method::Get, "/orders?limit=5", Route::Orders(Query::parse("limit=5").unwrap())),
             (Method::Get, "/metrics", Route::Metrics),
             (Method::Get, "/healthz", Route::Health),
+            (Method::Get, "/openapi.json", Route::Document),
             (Method::Get, "/", Route::Usage(None)),
             (Method::Get, "http://shop?x", Route::Usage(None)),
         ] {

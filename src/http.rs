@@ -213,15 +213,15 @@ impl Http {
         self.core.retiring.store(true, Ordering::Relaxed);
     }
 
-    /// Accepts nothing more, while a successor does, and answers what has been accepted.
-    pub fn finish_retiring(&self) {
+    /// Accepts nothing more, while a successor does, and answers what has been accepted; not much longer once `is_urgent`.
+    pub fn finish_retiring(&self, is_urgent: impl Fn() -> bool) {
         if let (Some(relay), Address::Unix(path)) = (&self.core.relay, &self.address) {
             relay.stop(path);
         }
         self.core.end_accepting();
         let until = Instant::now() + LAST_ANSWERS_OF_RETIRED;
         let mut quiet_since = Instant::now();
-        while Instant::now() < until && quiet_since.elapsed() < QUIET {
+        while Instant::now() < until && quiet_since.elapsed() < QUIET && !is_urgent() {
             if self.core.connections.any_busy() {
                 quiet_since = Instant::now();
             }

@@ -197,10 +197,11 @@ impl Server {
         self.running().processor.has_ended()
     }
 
-    /// Ends a server that has retired: leaves new connections to the successor, and answers what has come.
-    pub fn leave(mut self) {
+    /// Ends a server that has retired: leaves new connections to the successor, and answers what has come. Ends as soon as
+    /// [`stop`](Self::stop) does once `is_urgent`.
+    pub fn leave(mut self, is_urgent: impl Fn() -> bool) {
         if let Some(running) = self.0.take() {
-            running.http.iter().for_each(Http::finish_retiring);
+            running.http.iter().for_each(|http| http.finish_retiring(&is_urgent));
             running.stop();
         }
     }
@@ -257,6 +258,31 @@ impl Drop for Server {
         if let Some(running) = self.0.take() {
             running.stop();
         }
+    }
+}
+
+/// What answers 503 to everything in place of a server that can't be started. Its clients would else wait and hear nothing.
+pub(crate) struct Refusing(Http);
+
+impl Refusing {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`Error::Listen`], [`Error::Thread`].
+    pub(crate) fn start(config: &Config, listener: Listener) -> Result<Refusing, Error> {
+        let options = Service::options(config.workers, config.read_timeout.min(MAX_DURATION));
+        // It ends soon anyway.
+        let http = Http::start(listener, options, service::Unavailable, |_| {})?;
+        http.leave_socket();
+        // Each connection is to find the server when it comes again.
+        http.retire();
+        Ok(Refusing(http))
+    }
+
+    /// Leaves new connections to whoever listens next, and answers what has come.
+    pub(crate) fn end(self) {
+        self.0.finish_retiring(|| false);
+        self.0.stop();
     }
 }
 

@@ -4,6 +4,8 @@
 //! worker that took it. A page of orders may be long, so one thread makes all pages, one at a time: neither a worker nor the
 //! memory for more than a few is ever taken by those who list orders.
 
+mod unavailable;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,13 +15,14 @@ use std::time::Duration;
 use crate::api::origin::{Hosts, Origin};
 use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
-use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, pages, prometheus, template};
+use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, openapi, pages, prometheus, template};
 use crate::error::Error;
 use crate::http::bearer::Secret;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
 use crate::os::usage::Usage;
 use crate::store::{Changed, Created, Refused as Unstored, Store};
+pub use unavailable::Unavailable;
 
 /// How long a page may wait until earlier ones have been read by their clients.
 const PAGE_PATIENCE: Duration = Duration::from_secs(5);
@@ -184,6 +187,7 @@ impl Handler for Service {
                 });
             }
             Route::Health => return self.health(request),
+            Route::Document => return request.answer(openapi::document()),
             Route::Orders(query) => {
                 // Without the thread it is dropped, and so answered with 500.
                 let _ = self.pages.send((request, query));
@@ -234,7 +238,10 @@ fn changed(outcome: Result<Changed, Unstored>, if_not: Refusal) -> Reply {
 }
 
 fn unreadable(error: Error) -> Reply {
-    log::error!(why:% = error; "read refused");
+    // A damaged page has been said by the store, once, as it may be asked for again and again.
+    if !matches!(error, Error::Corrupt(_)) {
+        log::error!(why:% = error; "read refused");
+    }
     Refusal::Unreadable.into()
 }
 

@@ -214,7 +214,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
-        read!(self.readers, status(id))
+        self.alarm.heed(read!(self.readers, status(id)))
     }
 
     /// The whole record of an order, or `None` if there is none of that id.
@@ -222,7 +222,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
-        read!(self.readers, order(id))
+        self.alarm.heed(read!(self.readers, order(id)))
     }
 
     /// The place of an order in the order of arrival, or `None` if there is none of that id.
@@ -230,7 +230,7 @@ impl Store {
     /// # Errors
     /// As said above.
     fn place(&self, id: &OrderId) -> Result<Option<i64>, Error> {
-        read!(self.readers, place(id))
+        self.alarm.heed(read!(self.readers, place(id)))
     }
 
     /// From now on whoever has this hears when this order, which is at `place`, has ended by a change of this store.
@@ -243,7 +243,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
-        read!(self.readers, claimed_order(claimed))
+        self.alarm.heed(read!(self.readers, claimed_order(claimed)))
     }
 
     /// The claim and the id of every order in `Processing`, whoever has claimed it.
@@ -251,7 +251,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn in_processing(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
-        read!(self.readers, in_processing())
+        self.alarm.heed(read!(self.readers, in_processing()))
     }
 
     /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records
@@ -261,7 +261,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn page(&self, filter: &Filter, before: Option<i64>, limit: usize, max_bytes: usize) -> Result<Page, Error> {
-        read!(self.readers, page(filter, before, limit, max_bytes))
+        self.alarm.heed(read!(self.readers, page(filter, before, limit, max_bytes)))
     }
 
     /// The counts that `/metrics` reports. They are kept, not counted, so their cost does not depend on the number of orders.
@@ -269,7 +269,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn counts(&self) -> Result<Counts, Error> {
-        read!(self.readers, counts())
+        self.alarm.heed(read!(self.readers, counts()))
     }
 
     /// What has been done since the store was opened, and how it stands. As cheap as [`counts`](Self::counts).
@@ -277,7 +277,7 @@ impl Store {
     /// # Errors
     /// As said above.
     pub fn figures(&self) -> Result<Figures, Error> {
-        let (counts, oldest_ms) = (self.counts()?, read!(self.readers, oldest_pending_ms())?);
+        let (counts, oldest_ms) = (self.counts()?, self.alarm.heed(read!(self.readers, oldest_pending_ms()))?);
         Ok(self.meters.read(self.steps.now_ms(), counts, oldest_ms, self.upkeep.trouble().is_some()))
     }
 
@@ -291,7 +291,7 @@ impl Store {
         if let Some(step_ms) = self.steps.look() {
             self.shift_retries(step_ms);
         }
-        read!(self.readers, next_claim_ms())
+        self.alarm.heed(read!(self.readers, next_claim_ms()))
     }
 
     /// What a person has to look at, though orders may still be stored: the log can't be copied back into the database, and grows; or

@@ -105,7 +105,7 @@ pub enum Refusal {
     Conflict,
     /// 409: only a failed order can be tried again.
     NotFailed,
-    /// An order that can no longer be cancelled.
+    /// 409: only a pending order can be cancelled.
     NotPending,
     /// 415: the body does not say that it is JSON. A browser page can't say so to a server that doesn't expect it, so it can't
     /// post orders to a local one.
@@ -174,8 +174,9 @@ impl From<Refusal> for Reply {
     }
 }
 
-/// A curl line that works, for those whom curl made say `application/x-www-form-urlencoded`.
-const CURL_HINT: &str = r#"say that the body is JSON: curl -H 'Content-Type: application/json' -d '{"order_id":"1","user_id":"u","item_ids":["i"],"total_amount":1.5}' http://127.0.0.1:8000/order"#;
+/// What to add, for those whom curl made say `application/x-www-form-urlencoded`. No whole line, as one that works would create an
+/// order; nothing that JSON escapes, so that it can be pasted.
+const CURL_HINT: &str = "the Content-Type does not say JSON; with curl, add: -H 'Content-Type: application/json'";
 
 #[derive(Serialize)]
 struct Detail<D, C> {

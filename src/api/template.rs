@@ -16,6 +16,7 @@ pub const TEMPLATES: &[&str] = &[
     "/orders/{order_id}/cancel",
     "/metrics",
     "/healthz",
+    "/openapi.json",
     "*",
     "other",
 ];
@@ -34,6 +35,7 @@ pub fn of_route(route: &Route) -> usize {
         Route::Cancel(_) => "/orders/{order_id}/cancel",
         Route::Metrics | Route::Prometheus => "/metrics",
         Route::Health => "/healthz",
+        Route::Document => "/openapi.json",
         Route::Page(_) | Route::Usage(_) => "/",
     };
     TEMPLATES.iter().position(|known| *known == template).unwrap_or(OTHER)

@@ -17,7 +17,7 @@ use crate::config::{Config, Token};
 use crate::error::Error;
 use crate::os::logging;
 use crate::os::signals::{self, SIGUSR1, SIGUSR2};
-use crate::server::{Foundations, Server, Trouble};
+use crate::server::{Foundations, Refusing, Server, Trouble};
 use crate::supervisor::{self, Inherited, Parent};
 
 /// How often a server that retires is asked whether its work is done. It serves nobody any more.
@@ -25,6 +25,10 @@ const RETIREMENT_CHECK: Duration = Duration::from_millis(20);
 /// How often the parent is asked for a renewal until it has begun one. Signals that come together are heard in any order, so a
 /// request may seem to come from the process before.
 const RENEWAL_REMINDER: Duration = Duration::from_millis(250);
+
+/// How long a process that can't serve answers 503 before another one tries. Service is to be back 5 s after what stands in its way is
+/// gone, and the parent waits for up to two.
+const MEANWHILE: Duration = Duration::from_secs(1);
 
 /// Its row.
 pub const SUBCOMMAND: Subcommand = Subcommand {
@@ -79,12 +83,28 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
         };
         let _ = sender.send(event);
     })?;
+    let has_served = lock.has_been_used() && !predecessor_lives;
     let foundations = Foundations { listener: Some(listener), lock, predecessor_lives, restarts };
-    let server = start(config, foundations, events)?;
+    let server = match start(config, foundations, events) {
+        Err(e) if has_served => return refuse_meanwhile(config, &inbox, e),
+        started => started?,
+    };
     // The parent listens there too.
     server.leave_socket();
     parent.child_serves();
     follow(server, &inbox, Some(parent))
+}
+
+/// Answers 503 for a while, where a process before this one has served and this one can't. Then it ends with the reason, and its
+/// parent tries again.
+fn refuse_meanwhile(config: &Config, events: &Receiver<Event>, why: Error) -> Result<(), Error> {
+    // For the same reason this may be impossible, too.
+    let Some(refusing) = Inherited::listener(config).ok().and_then(|listener| Refusing::start(config, listener).ok()) else {
+        return Err(why);
+    };
+    let told = events.recv_timeout(MEANWHILE);
+    refusing.end();
+    if let Ok(Event::Stop) = told { Ok(()) } else { Err(why) }
 }
 
 fn serve_alone(config: &Config) -> Result<(), Error> {
@@ -182,7 +202,8 @@ fn follow(server: Server, events: &Receiver<Event>, parent: Option<Parent>) -> R
             }
             (Err(RecvTimeoutError::Timeout), Pending::Renewal(parent)) => parent.renewal_is_needed(),
             (Err(RecvTimeoutError::Timeout), Pending::Retirement) if server.is_retired() => {
-                server.leave();
+                // Its parent may need its place for another.
+                server.leave(|| matches!(events.try_recv(), Ok(Event::Stop)));
                 return Ok(());
             }
             (Ok(Event::Trouble(_)) | Err(RecvTimeoutError::Timeout), _) => {}

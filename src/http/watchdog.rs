@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 use super::connections::Activity;
@@ -41,6 +42,8 @@ const SHORTEST_TICK: Duration = Duration::from_millis(5);
 const SOON: Duration = Duration::from_millis(20);
 /// The most nudges at each tick, for connections that no request brings a nudge for. Takes some milliseconds.
 const MAX_NUDGES_A_TICK: usize = 128;
+/// Nudges at once may be no more than this share of the descriptors that there may be: each takes three for a moment.
+const NUDGES_SHARE: usize = 16;
 /// How long tiny_http may take to close a connection whose client has gone, or that has been cut.
 const TO_CLOSE: Duration = Duration::from_secs(2);
 /// A sweep may take a tenth of the watchdog's time.
@@ -184,8 +187,14 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
     let watchdog = &core.watchdog;
     let mut sweep = Sweep::new(core);
     let (mut next_tick, mut next_sweep) = (Instant::now(), Instant::now());
+    let most_nudges =
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(limit, _)| (limit as usize / NUDGES_SHARE).max(1));
     while !watchdog.stopped.load(Ordering::Acquire) {
-        let wanted = watchdog.nudges.swap(0, Ordering::AcqRel);
+        let wanted = watchdog.nudges.swap(0, Ordering::AcqRel).min(most_nudges);
+        let accepts = is_accepting(listening, own.port());
+        if !accepts && !watchdog.retired.load(Ordering::Acquire) {
+            watchdog.ask_for_renewal("connections are no longer accepted");
+        }
         let mut nudges = wanted;
         let mut wake_at = cut_the_late(core, next_tick);
         let now = Instant::now();
@@ -201,13 +210,10 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
                 watchdog.ask_for_renewal("too many connections hold threads that cannot be freed");
             }
             // A thread that panics over a connection that was reset takes up no other, so one nudge would release one of many.
-            nudges += seen.connections.clamp(1, MAX_NUDGES_A_TICK);
+            nudges += seen.connections.clamp(1, MAX_NUDGES_A_TICK.min(most_nudges));
             let tick = if seen.connections == 0 { IDLE_TICK } else { TICK };
             // accept() gives up after the read timeout, and a nudge must come before that.
             next_tick = now + tick.min(core.options.read_timeout / 4).max(SHORTEST_TICK);
-            if !is_accepting(listening, own.port()) && !watchdog.retired.load(Ordering::Acquire) {
-                watchdog.ask_for_renewal("connections are no longer accepted");
-            }
         } else if looks_now {
             wake_at = wake_at.min(next_sweep);
         }
@@ -215,11 +221,9 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
         if wanted > 0 {
             next_tick = next_tick.min(now + TICK);
         }
-        // Without a descriptor for a nudge there is none for the next client either, and tiny_http does not survive that.
-        if (0..nudges).any(|_| nudge(&own).is_none()) {
-            if !is_accepting(listening, own.port()) && !watchdog.retired.load(Ordering::Acquire) {
-                watchdog.ask_for_renewal("connections are no longer accepted");
-            }
+        // Without a descriptor for a nudge there is none for the next client either, and tiny_http does not survive that. Once it
+        // accepts nothing more, nudges would only be in the way of those who wait for a successor.
+        if accepts && (0..nudges).any(|_| nudge(&own).is_none()) {
             wake_at = wake_at.min(Instant::now() + SOON);
         }
         std::thread::park_timeout(wake_at.min(next_tick).saturating_duration_since(Instant::now()));
@@ -275,6 +279,7 @@ enum Standing {
 
 /// What a look around comes to.
 struct Census {
+    /// Those that are not lost.
     connections: usize,
     lost: usize,
 }
@@ -309,7 +314,8 @@ impl Sweep {
         );
         // tiny_http has two descriptors of each.
         let lost = self.seen.values().filter(|seen| seen.state == Standing::Lost).count() / 2;
-        Census { connections: self.seen.len() / 2, lost }
+        // Each nudge keeps one of tiny_http's idle threads from ending, and no nudge helps those that are lost.
+        Census { connections: (self.seen.len() / 2).saturating_sub(lost), lost }
     }
 
     fn judge(&self, core: &Core, fd: RawFd, mut seen: Seen, now: Instant) -> Seen {

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, OnceLock};
 
 use super::Refused;
+use crate::error::Error;
 use crate::os::sync::unpoisoned;
 
 type OnBroken = Box<dyn FnOnce(Refused) + Send>;
@@ -27,14 +28,25 @@ impl Alarm {
         self.broken.get().cloned()
     }
 
-    /// Why the database is to be mended by a person, if a change has met a damaged page.
+    /// Why the database is to be mended by a person, if anybody has met a damaged page.
     pub(super) fn corrupt(&self) -> Option<Refused> {
         self.corrupt.get().cloned()
     }
 
-    /// A change has met a damaged page. Says whether it is the first.
+    /// Somebody has met a damaged page. Says whether it is the first time.
     pub(super) fn note_corrupt(&self, error: Refused) -> bool {
         self.corrupt.set(error).is_ok()
+    }
+
+    /// What came of a read. A damaged page is said once, and kept in mind.
+    pub(super) fn heed<T>(&self, read: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Corrupt(what)) = &read {
+            let error = Refused::new(Error::Corrupt(what.clone()));
+            if self.note_corrupt(error.clone()) {
+                log::error!(why:% = error; "reads refused");
+            }
+        }
+        read
     }
 
     pub(super) fn raise(&self, error: Refused) {

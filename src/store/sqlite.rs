@@ -16,6 +16,7 @@ pub mod copy;
 mod file;
 mod list;
 mod lock;
+mod log;
 mod partial;
 mod read;
 mod recovery;
@@ -25,12 +26,9 @@ mod schema;
 pub(super) mod tests;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::Error;
@@ -40,6 +38,7 @@ pub(super) use change::Tx;
 pub(super) use checkpoint::{Copied, Copier, LOG_PAGE_BYTES};
 use file::Identity;
 pub use lock::Lock;
+use log::{Log, Written};
 pub(super) use read::Readers;
 
 /// How long a write waits for another program, such as the sqlite3 shell in the middle of a correction.
@@ -62,7 +61,7 @@ pub(super) fn open(lock: &Lock, opening: &Opening) -> Result<(Writer, Readers, C
     let path = lock.database();
     file::prepare(lock, opening.predecessor_lives, opening.accept_loss)?;
     let writer = Writer::open(path, opening.predecessor_lives).map_err(|e| unusable(path, e))?;
-    lock.record(Some(writer.files[0].id()));
+    lock.record(Some(writer.file.id()));
     let readers = (0..opening.readers.max(1)).map(|_| reader(path)).collect::<Result<_, _>>()?;
     Ok((writer, Readers::new(readers), Copier::open(path)?))
 }
@@ -80,10 +79,9 @@ fn unusable(path: &Path, e: Error) -> Error {
 /// The connection that writes. Every change goes through [`Writer::transaction`].
 pub(super) struct Writer {
     connection: Connection,
-    /// The database and its log, as they were when opened.
-    files: [Identity; 2],
-    /// The pages in the log after the last commit.
-    log_pages: Arc<AtomicU64>,
+    /// The database, as it was when opened.
+    file: Identity,
+    log: Log,
     /// What the last commit has done.
     done: Done,
 }
@@ -108,18 +106,12 @@ impl Writer {
         connection.pragma_update(None, "checkpoint_fullfsync", true)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-        // Takes the place of SQLite's own checkpoints, whose result nobody sees.
-        let log_pages = Arc::new(AtomicU64::new(0));
-        let seen = log_pages.clone();
-        connection.wal_hook(Some(move |_: &mut Wal, pages: i32| {
-            seen.store(pages.max(0) as u64, Ordering::Relaxed);
-            Ok(())
-        }))?;
+        let written = Written::by(&mut connection)?;
         // The log exists from the first transaction on.
         connection.execute_batch("BEGIN IMMEDIATE; COMMIT")?;
-        let files = [Identity::of(path.to_path_buf())?, Identity::of(file::with_suffix(path, "-wal"))?];
+        let (file, log) = (Identity::of(path.to_path_buf())?, Log::of(path, written)?);
         checkpoint::before_serving(&connection, path, is_shared)?;
-        Ok(Writer { connection, files, log_pages, done: Done::default() })
+        Ok(Writer { connection, file, log, done: Done::default() })
     }
 
     /// Runs `change` in a transaction and commits it with an fsync. All of it is on disk when this returns `Ok`, and none of it
@@ -128,15 +120,16 @@ impl Writer {
     /// # Errors
     /// Whatever `change` returns, or what became of the commit.
     pub(super) fn transaction<T>(&mut self, change: impl FnOnce(&mut Tx<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        self.check_log_is_whole()?;
+        let before = self.log.check(&self.connection)?;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Dropped without a commit, a transaction rolls back.
         let mut tx = Tx::within(&transaction);
         let value = change(&mut tx)?;
         let done = tx.write_counts()?;
         transaction.commit()?;
-        // A database that was moved or deleted takes commits to the grave.
-        self.files.iter().try_for_each(Identity::check)?;
+        // A database that was moved or deleted takes commits to the grave, and so does a log with a hole.
+        self.file.check()?;
+        self.log.check_commit(&self.connection, before)?;
         self.done = done;
         Ok(value)
     }
@@ -146,21 +139,9 @@ impl Writer {
         std::mem::take(&mut self.done)
     }
 
-    /// What is written behind a log that was cut is not found by any recovery.
-    fn check_log_is_whole(&self) -> Result<(), Error> {
-        let bytes = self.files[1].bytes()?;
-        // Another program may have emptied it as it should be done.
-        if bytes < checkpoint::log_bytes(self.log_pages())
-            && bytes < checkpoint::log_bytes(checkpoint::pages(&self.connection)?)
-        {
-            return Err(Error::Broken("the log was cut by another program".into()));
-        }
-        Ok(())
-    }
-
     /// How many pages the log has.
     pub(super) fn log_pages(&self) -> u64 {
-        self.log_pages.load(Ordering::Relaxed)
+        self.log.pages()
     }
 
     /// How much of the log is in use.

@@ -47,19 +47,27 @@ impl Inherited {
             return Err(misused(io::ErrorKind::Other.into()));
         }
         let parent = Parent(Pid::parent());
-        let socket = io::stdin().as_fd().try_clone_to_owned().map_err(misused)?;
+        let listener = Inherited::listener(config).map_err(misused)?;
         let lock = io::stdout().as_fd().try_clone_to_owned().map_err(misused)?;
-        let listener = match config.listen {
-            Listen::Unix(_) => Listener::Unix(UnixListener::from(socket)),
-            // No parent has started without an address.
-            Listen::Tcp(_) | Listen::None => Listener::Tcp(TcpListener::from(socket)),
-        };
         // The file that is locked, wherever a link may point by now.
         let database = std::env::var_os(LOCKED).map_or_else(|| config.db.clone(), Into::into);
         let lock = Lock::inherited(&database, File::from(lock))?;
         let predecessor_lives = std::env::var_os(PREDECESSOR_LIVES).is_some();
         let restarts = std::env::var(RESTARTS).ok().and_then(|count| count.parse().ok()).unwrap_or(0);
         Ok(Some(Inherited { listener, lock, predecessor_lives, restarts, parent }))
+    }
+
+    /// The bound socket once more, as long as this process lives.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn listener(config: &Config) -> io::Result<Listener> {
+        let socket = io::stdin().as_fd().try_clone_to_owned()?;
+        Ok(match config.listen {
+            Listen::Unix(_) => Listener::Unix(UnixListener::from(socket)),
+            // No parent has started without an address.
+            Listen::Tcp(_) | Listen::None => Listener::Tcp(TcpListener::from(socket)),
+        })
     }
 }
 

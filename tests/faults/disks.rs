@@ -1,9 +1,10 @@
-//! Disks that take nothing for a while: full, read-only, or closed to larger files; with a renewal, or the end of the worker, in
-//! between.
+//! Disks that take nothing for a while: full, over a quota, read-only, or closed to larger files; with an orderly renewal in between,
+//! and sometimes with the end of the worker, too.
 //!
-//! Held is promise 3: 503 meanwhile; service and processing back when the disk is, without a hand. A disk can't be remounted
-//! read-only while a file on it is open for writing, so the system calls that change or open the files are made to fail with
-//! EROFS, as they do once the system itself has made a failing disk read-only.
+//! Held is promise 3: 503 meanwhile; service and processing back when the disk is, without a hand. In the control an order is
+//! deleted by hand, which the check must see. A disk can't be remounted read-only while a file on it is open for writing, so the system
+//! calls that change or open the files are made to fail with EROFS; so are those that a quota would refuse, as root has none. An ext4
+//! that has failed is made read-only by the kernel itself; whether it may be made writable again is up to the kernel.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,59 +14,75 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::harness::{Folder, Process, Serving, Worker, comes_true};
-use crate::load::{Load, SOON, after_script, health_of, last_words, serves_soon, status_of};
+use crate::harness::{Folder, PATIENCE, Process, Serving, Worker, comes_true, is_running};
+use crate::load::{Back, Load, SOON, after_script, health_of, last_words, status_of};
 use crate::means::{self, succeeds};
 use crate::mounts::Mount;
-use crate::runner::{Extent, Outcome, Skip, extent, rounds};
+use crate::runner::{Outcome, Skip, rounds};
 use crate::trace::Attached;
 
 /// Long enough that some orders are in work when the disk fails.
 const FLAGS: [&str; 2] = ["--processing-time", "200ms"];
+const WORK: Duration = Duration::from_millis(200);
+const CONTROL: &str = "control: one deleted by hand is missed";
 
 pub fn service_and_processing_are_back_when_a_full_disk_has_room_again() -> Outcome {
-    let rounds = rounds(1, 3, 10)?;
-    let mut longest = Duration::ZERO;
+    let rounds = rounds(2, 4, 10)?;
+    let mut longest = Back::default();
     for round in 0..rounds {
         let folder = Folder::new();
         let _disk = Mount::in_memory(&folder, 64 << 20)?;
         let server = Process::start(&folder, &FLAGS);
-        let back = meanwhile(&server, round, true, || Filler::start(folder.file("ballast")), drop);
-        longest = longest.max(back);
+        let back = meanwhile(&server, round, || Filler::start(folder.file("ballast")), drop);
+        longest = longest.longer(back);
         server.stop();
     }
-    Ok(format!(
-        "{rounds} rounds, 503 meanwhile, back after {longest:?} at most, 0 lost; control: one deleted by hand is missed"
-    ))
+    Ok(format!("{rounds} rounds, 503 meanwhile, {longest}, 0 lost; {CONTROL}"))
+}
+
+pub fn service_and_processing_are_back_when_a_quota_has_room_again() -> Outcome {
+    let rounds = rounds(0, 2, 10)?;
+    let options = |files: &[String]| failing(&files[..2], "pwrite64,fallocate", "EDQUOT");
+    let longest = while_calls_fail(rounds, options)?;
+    Ok(format!("{rounds} rounds, 503 meanwhile, {longest}, 0 lost; {CONTROL}"))
 }
 
 pub fn service_and_processing_are_back_when_a_read_only_disk_is_writable_again() -> Outcome {
-    let rounds = rounds(0, 3, 10)?;
+    let rounds = rounds(0, 2, 10)?;
+    let options = |files: &[String]| failing(files, "pwrite64,ftruncate,fallocate,fsync,fdatasync,openat", "EROFS");
+    let longest = while_calls_fail(rounds, options)?;
+    Ok(format!("{rounds} rounds, 503 meanwhile, {longest}, 0 lost; {CONTROL}"))
+}
+
+/// Has system calls fail under load, those that `options` of strace say for the database and the files beside it.
+fn while_calls_fail(rounds: usize, options: impl Fn(&[String]) -> Vec<String>) -> Result<Back, Skip> {
     means::strace()?;
-    let mut longest = Duration::ZERO;
+    let mut longest = Back::default();
     for round in 0..rounds {
         let folder = Folder::new();
         let server = Process::start(&folder, &FLAGS);
         let files = ["", "-wal", "-shm", "-journal"].map(|end| format!("{}{end}", server.db().display()));
-        let changing = "pwrite64,ftruncate,fallocate,fsync,fdatasync,openat";
-        let (watched, inject) = (format!("trace={changing}"), format!("inject={changing}:error=EROFS"));
-        let mut options: Vec<&str> = files.iter().flat_map(|file| ["-P", file.as_str()]).collect();
-        options.extend(["-e", &watched, "-e", &inject]);
-        let back = meanwhile(&server, round, false, || Attached::to(&server, &folder, &options), drop);
-        longest = longest.max(back);
+        let options = options(&files);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let back = meanwhile(&server, round, || Attached::to(&server, &folder, &options), drop);
+        longest = longest.longer(back);
         server.stop();
     }
-    Ok(format!(
-        "{rounds} rounds, no 200 meanwhile, back after {longest:?} at most, 0 lost; control: one deleted by hand is missed"
-    ))
+    Ok(longest)
+}
+
+/// Options of strace that have these calls on these files fail with this error.
+fn failing(files: &[String], calls: &str, error: &str) -> Vec<String> {
+    let files = files.iter().flat_map(|file| ["-P".to_string(), file.clone()]);
+    files.chain(["-e".into(), format!("trace={calls}"), "-e".into(), format!("inject={calls}:error={error}")]).collect()
 }
 
 pub fn a_limit_on_the_size_of_files_loses_nothing_and_holds_only_as_long_as_it_lasts() -> Outcome {
-    let rounds = rounds(0, 3, 10)?;
+    let rounds = rounds(0, 2, 10)?;
     if !succeeds("prlimit", &["--version"]) {
         return Err(Skip("prlimit is not installed".into()));
     }
-    let mut longest = Duration::ZERO;
+    let mut longest = Back::default();
     for round in 0..rounds {
         let folder = Folder::new();
         // The signal that comes with the limit is ignored; what is left is the error.
@@ -76,54 +93,90 @@ pub fn a_limit_on_the_size_of_files_loses_nothing_and_holds_only_as_long_as_it_l
                 succeeds("prlimit", &["--pid", &id.to_string(), &format!("--fsize={bytes}:")]);
             }
         };
-        let back = meanwhile(&server, round, true, || (), |()| limit("unlimited"));
-        longest = longest.max(back);
+        longest = longest.longer(meanwhile(&server, round, || (), |()| limit("unlimited")));
         server.stop();
     }
-    Ok(format!(
-        "{rounds} rounds, 503 meanwhile, back after {longest:?} at most, 0 lost; control: one deleted by hand is missed"
-    ))
+    Ok(format!("{rounds} rounds, 503 meanwhile, {longest}, 0 lost; {CONTROL}"))
 }
 
-/// Has the disk fail under load, and the worker renewed or killed meanwhile; mends it; and says how long it took until an order was
-/// taken again. All acknowledged orders must be there and end, those in work at the time of the failure too. Where a fresh worker
-/// can start although nothing can be written, whoever asks it must hear 503; elsewhere nobody may hear 200.
+pub fn a_disk_that_the_kernel_has_made_read_only_loses_nothing() -> Outcome {
+    let rounds = rounds(0, 1, 10)?;
+    let (mut longest, mut anew, mut acknowledged) = (Back::default(), 0, 0);
+    for _ in 0..rounds {
+        let (folder, images) = (Folder::new(), Folder::new());
+        let mount = Mount::ext4(&folder, &images, 64)?;
+        let server = Process::start(&folder, &FLAGS);
+        let load = Load::start("o", 4, &server);
+        load.wait_for_more(50);
+        mount.fail()?;
+        assert!(is_refused(&server, "while-it-is-read-only"), "no order is refused\n{}", last_words(&server));
+        server.signal("USR1");
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(is_refused(&server, "after-a-renewal"), "no order is refused\n{}", last_words(&server));
+        let is_writable = mount.is_writable_again();
+        if is_writable {
+            longest = longest.longer(Back::of(&server, "after", WORK).in_time(&server));
+        }
+        let (told, id) = (load.stop(), server.id());
+        server.kill();
+        assert!(comes_true(PATIENCE, || !is_running(id)), "it lives");
+        if !is_writable {
+            anew += 1;
+            mount.again();
+        }
+        let server = Process::start(&folder, &FLAGS);
+        told.holds_after_a_drain(&server);
+        told.misses_a_deleted_one(&server);
+        acknowledged += told.acknowledged.len();
+        server.stop();
+    }
+    let how = match anew {
+        0 => longest.to_string(),
+        anew => format!("in {anew} of them the kernel let it be written only when it was mounted anew"),
+    };
+    Ok(format!("{rounds} rounds, {acknowledged} acknowledged, 503 meanwhile, 0 lost; {how}; {CONTROL}"))
+}
+
+/// Has the disk fail under load; the worker renewed and, in every other round, killed meanwhile; mends it; and says how long it took
+/// until service and processing were back. All acknowledged orders must be there and end, those in work at the time of the failure too.
 #[track_caller]
-fn meanwhile<T>(server: &Process, round: usize, starts: bool, fail: impl FnOnce() -> T, mend: impl FnOnce(T)) -> Duration {
+fn meanwhile<T>(server: &Process, round: usize, fail: impl FnOnce() -> T, mend: impl FnOnce(T)) -> Back {
     let load = Load::start("o", 4, server);
     load.wait_for_more(50);
     let worker = Worker::of(server);
     let failing = fail();
-    let refused = |when: &str| {
-        let mut n = 0;
-        let refused = comes_true(SOON, || {
-            n += 1;
-            status_of(server, &format!("{when}-{n}")) == Some(503)
-        });
-        assert!(refused, "no 503 {when}\n{}", last_words(server));
+    assert!(is_refused(server, "while-the-disk-fails"), "no 503\n{}", last_words(server));
+    let after = |what: &str| {
+        std::thread::sleep(Duration::from_millis(700));
+        assert!(is_refused(server, what), "no 503 {what}\n{}", last_words(server));
     };
-    let meanwhile = |when: &str| match starts {
-        true => refused(when),
-        false => assert_ne!(status_of(server, when), Some(200), "taken though nothing can be written"),
-    };
-    meanwhile("while-the-disk-fails");
-    match round % 3 {
-        0 => server.signal("USR1"),
-        // A fresh worker needs some room to start, which whoever fills the disk may take first: then it starts only when there is
-        // room again, and nobody hears 503 meanwhile. The full run shows that it still does.
-        1 if extent() == Extent::Full && worker.lives() => worker.signal("KILL"),
-        _ => {}
+    server.signal("USR1");
+    after("after-a-renewal");
+    if round % 2 == 1 {
+        if worker.lives() {
+            worker.signal("KILL");
+        }
+        Worker::of(server).signal("KILL");
+        after("after-its-death");
     }
-    std::thread::sleep(Duration::from_millis(1_500));
-    meanwhile("after-a-renewal");
     mend(failing);
-    let back = serves_soon(server, "after");
+    let back = Back::of(server, "after", WORK).in_time(server);
     let healthy = comes_true(SOON, || health_of(server) == Some(200));
     assert!(healthy, "it stays unhealthy\n{}", last_words(server));
     let told = load.stop();
     told.holds_after_a_drain(server);
     told.misses_a_deleted_one(server);
     back
+}
+
+/// Posts orders until one is answered 503, and says whether one was. None may be taken once one was refused.
+fn is_refused(server: &Process, name: &str) -> bool {
+    let mut n = 0;
+    let mut next = || {
+        n += 1;
+        status_of(server, &format!("{name}-{n}"))
+    };
+    comes_true(SOON, || next() == Some(503)) && (0..3).all(|_| next() != Some(200))
 }
 
 /// The processes that a process has started, whichever of its threads did.

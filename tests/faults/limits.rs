@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use crate::harness::{Client, Folder, PATIENCE, Process, Serving, comes_true, get};
-use crate::load::{Load, SOON, after_script, health_of, last_words, serves_within};
+use crate::harness::{Client, Folder, Process, Serving, comes_true, get};
+use crate::load::{Back, Load, SOON, after_script, health_of, last_words};
 use crate::means::Group;
 use crate::runner::{Outcome, Skip, rounds};
 
 const FLAGS: [&str; 2] = ["--processing-time", "50ms"];
+const WORK: Duration = Duration::from_millis(50);
 /// More than 64 descriptors, or 40 threads, can serve. Two workers have room in 40, so that one can be renewed.
 const CROWD: usize = 150;
 
@@ -28,8 +29,8 @@ pub fn a_small_memory_few_descriptors_and_few_processes_lose_nothing() -> Outcom
     Ok(format!("{}; 0 lost, beside {CROWD} connections; control: one deleted by hand is missed", shown.join("; ")))
 }
 
-/// Runs load and a crowd under a limit that a shell sets. Says how many orders were acknowledged, and how long it took until one was taken again once the crowd
-/// had gone.
+/// Runs load and a crowd under a limit that a shell sets. Says how many orders were acknowledged, and how long it took until service
+/// was back once the crowd had gone.
 fn under(limit: &str) -> Result<String, Skip> {
     let folder = Folder::new();
     let server = match Process::try_spawn(after_script(&folder, limit, &FLAGS), &folder) {
@@ -46,7 +47,7 @@ fn under(limit: &str) -> Result<String, Skip> {
         }
         std::thread::sleep(Duration::from_secs(2));
     }
-    let back = serves_within(2 * PATIENCE, &server, "after");
+    let back = Back::of(&server, "after", WORK);
     load.wait_for_more(20);
     let healthy = comes_true(SOON, || health_of(&server) == Some(200));
     assert!(healthy, "{limit}: it stays unhealthy\n{}", last_words(&server));
@@ -54,5 +55,5 @@ fn under(limit: &str) -> Result<String, Skip> {
     told.holds_after_a_drain(&server);
     told.misses_a_deleted_one(&server);
     server.stop();
-    Ok(format!("{} acknowledged, back after {back:.1?}", told.acknowledged.len()))
+    Ok(format!("{} acknowledged, {back}", told.acknowledged.len()))
 }

@@ -1,8 +1,8 @@
 //! The suite of caused faults: whatever happens to the disk, the files, the clock and the processes, nothing acknowledged is lost,
 //! and every order ends.
 //!
-//! `cargo test --test faults` runs a few rounds of what is quick, in CI too; with `RUN_SLOW_TESTS` set it runs all of it in some
-//! minutes, with `FAULT_ROUNDS=full` many more rounds. `runner` runs the tests and says what was skipped and why, `means` finds out
+//! `cargo test --test faults` runs a few rounds of what is quick, `FAULT_ROUNDS=ci` all of it in four minutes, as CI does, and
+//! `FAULT_ROUNDS=full` every round that was promised, in some half an hour. `runner` runs the tests and says what was skipped and why, `means` finds out
 //! what this machine can cause, `load` are the clients and what they were told, `trace` reads system calls, `mounts` are file
 //! systems of the test's own. Each other room is one kind of fault. Where one is possible, a test begins or ends with a control:
 //! something that breaks the promise on purpose, which the same check must see.
@@ -57,10 +57,11 @@ const TESTS: &[Test] = tests![
     syncs::what_a_dead_worker_left_unsynced_is_synced_before_it_is_acknowledged,
     errors::a_sync_that_fails_is_never_followed_by_a_200,
     errors::a_write_that_fails_is_never_followed_by_a_200,
-    errors::a_quota_that_is_used_up_is_answered_with_503,
     errors::a_checkpoint_that_fails_is_told_and_made_up_for,
     disks::service_and_processing_are_back_when_a_full_disk_has_room_again,
+    disks::service_and_processing_are_back_when_a_quota_has_room_again,
     disks::service_and_processing_are_back_when_a_read_only_disk_is_writable_again,
+    disks::a_disk_that_the_kernel_has_made_read_only_loses_nothing,
     disks::a_limit_on_the_size_of_files_loses_nothing_and_holds_only_as_long_as_it_lasts,
     files::a_file_or_folder_that_was_pulled_away_under_load_is_there_again_when_put_back,
     files::a_file_or_folder_that_was_pulled_away_before_a_start_is_there_again_when_put_back,

@@ -48,7 +48,7 @@ impl Mount {
     pub fn ext4(folder: &Folder, images: &Folder, mebibytes: u64) -> Result<Mount, Skip> {
         let image = images.file("image");
         std::fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
-        if !succeeds("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()]) {
+        if !succeeds("mkfs.ext4", &["-q", "-F", "-e", "remount-ro", image.to_str().unwrap()]) {
             return Err(Skip("no ext4 can be made here".into()));
         }
         let mut mount = Mount { at: folder.path().into(), image: None };
@@ -80,6 +80,20 @@ impl Mount {
         poll_until(PATIENCE, || succeeds("umount", &[self.at.to_str().unwrap()]));
         let image = self.image.as_ref().expect("only one in a file outlives its mount");
         must("mount", &["-o", "loop", image.to_str().unwrap(), self.at.to_str().unwrap()]);
+    }
+
+    /// Has an ext4 fail, as it does when it finds itself damaged: the kernel makes it read-only, whoever has files open in it.
+    pub fn fail(&self) -> Result<(), Skip> {
+        let found = Command::new("findmnt").args(["-no", "SOURCE"]).arg(&self.at).output();
+        let device =
+            found.map(|output| String::from_utf8_lossy(&output.stdout).trim().replace("/dev/", "")).unwrap_or_default();
+        let switch = format!("/sys/fs/ext4/{device}/trigger_fs_error");
+        std::fs::write(switch, "1").map_err(|_| Skip("no ext4 can be made to fail here".into()))
+    }
+
+    /// Makes it writable again, if the kernel lets it be, and says whether it did.
+    pub fn is_writable_again(&self) -> bool {
+        succeeds("mount", &["-o", "remount,rw", self.at.to_str().unwrap()])
     }
 
     fn mount(at: &Path, arguments: &[&str]) -> Result<PathBuf, Skip> {

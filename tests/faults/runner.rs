@@ -12,6 +12,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use crate::harness::is_slow_run;
+
 /// How many run at a time: most of them wait for most of their time.
 const THREADS: usize = 2;
 
@@ -32,25 +34,32 @@ pub struct Test {
 pub enum Extent {
     /// On a developer's machine: what is quick.
     Quick,
-    /// Everything, in some minutes.
+    /// Every test, in four minutes.
     Ci,
     /// Every round of the table.
     Full,
 }
 
 pub fn extent() -> Extent {
-    match std::env::var("FAULT_ROUNDS") {
-        Ok(text) if text == "full" => Extent::Full,
-        Ok(text) if !text.is_empty() => panic!("FAULT_ROUNDS may be `full`, and is {text:?}"),
-        _ if std::env::var_os("RUN_SLOW_TESTS").is_some() => Extent::Ci,
-        _ => Extent::Quick,
+    match std::env::var("FAULT_ROUNDS").unwrap_or_default().as_str() {
+        "full" => Extent::Full,
+        "ci" => Extent::Ci,
+        "quick" => Extent::Quick,
+        "" => {
+            if is_slow_run() {
+                Extent::Ci
+            } else {
+                Extent::Quick
+            }
+        }
+        other => panic!("FAULT_ROUNDS may be `quick`, `ci` or `full`, and is {other:?}"),
     }
 }
 
 /// How many rounds to run. None at all in a quick run means that the test is left out of it.
 pub fn rounds(quick: usize, ci: usize, full: usize) -> Result<usize, Skip> {
     match extent() {
-        Extent::Quick if quick == 0 => Err(Skip("slow: RUN_SLOW_TESTS=1 runs it".into())),
+        Extent::Quick if quick == 0 => Err(Skip("slow: FAULT_ROUNDS=ci runs it".into())),
         Extent::Quick => Ok(quick),
         Extent::Ci => Ok(ci),
         Extent::Full => Ok(full),

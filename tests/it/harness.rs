@@ -1,12 +1,15 @@
 //! What the tests share: folders, deadlines, rows of the database, and all that one asks of anything that serves.
 //!
 //! Its rooms: `browser` a real one, `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
-//! pipelines of all kinds, `local` a server in this process, `process` the binary as a process, `worker` the process that serves,
-//! `load` well-behaved clients, `readers` slow ones, `scrape` what a collector of metrics is told, `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped, also when a test fails.
+//! pipelines of all kinds, `document` what `openapi.json` says of an answer, `local` a server in this process, `process` the
+//! binary as a process, `worker` the process that serves, `load` well-behaved clients, `readers` slow ones, `scrape` what a
+//! collector of metrics is told, `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped,
+//! also when a test fails.
 
 mod browser;
 mod client;
 mod conversation;
+mod document;
 mod load;
 mod local;
 mod process;
@@ -27,6 +30,7 @@ use orderd::Address;
 pub use browser::Browser;
 pub use client::{Answer, Client};
 pub use conversation::Conversation;
+pub use document::{Document, Operation, entries};
 pub use load::beside;
 pub use local::Local;
 pub use process::{Ended, Process, asking, in_clean_environment, is_running, orderd, signal};

@@ -16,9 +16,11 @@ mod api {
     mod home;
     mod input;
     mod metrics;
+    mod openapi;
     mod pages;
     mod records;
     mod requests;
+    mod tester;
     mod token;
 }
 

@@ -15,7 +15,8 @@ use super::file::with_suffix;
 use super::{BUSY_TIMEOUT, connect, lock};
 use crate::error::Error;
 
-const LOG_HEADER_BYTES: u64 = 32;
+/// What the log begins with.
+pub(super) const LOG_HEADER_BYTES: u64 = 32;
 /// What a page of 4 KiB takes in the log.
 pub(in crate::store) const LOG_PAGE_BYTES: u64 = 4_096 + 24;
 

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use super::file::{self, FileId};
 use crate::error::Error;
 
-/// How long to wait for a predecessor that is just ending: a restart must not fail because the old process needs a moment.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for a predecessor that is just ending: a restart must not fail because the old process needs a moment. So short
+/// that a second orderd is refused within a second.
+const LOCK_PATIENCE: Duration = Duration::from_millis(800);
 /// What a file is created with, whatever the umask: orders are nobody else's business.
 pub(super) const OWNER_ONLY: u32 = 0o600;
 /// The longest chain of links that is followed: Linux's own limit.
@@ -76,6 +77,11 @@ impl Lock {
     /// The locked file. Whoever holds a duplicate of its descriptor holds the lock too.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Whether this process or one before it has opened the database since the lock was taken.
+    pub(crate) fn has_been_used(&self) -> bool {
+        self.opened().is_some()
     }
 
     /// Which file the owner has opened, if it has opened one.

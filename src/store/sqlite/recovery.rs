@@ -26,7 +26,11 @@ const PAGE_BYTES: usize = 4_096;
 const INDEX_VERSION: u32 = 3_007_000;
 const INDEX_HEADER_BYTES: usize = 48;
 
-type Salts = [u8; 8];
+/// What tells the frames of one round of the log from those of others.
+pub(super) type Salts = [u8; 8];
+/// Where they are in the header of the log, and in that of a frame.
+pub(super) const HEADER_SALTS_AT: u64 = 16;
+pub(super) const FRAME_SALTS_AT: u64 = 8;
 
 /// Makes sure that SQLite will find everything in the log of the database at `path` that has been committed.
 ///
@@ -77,14 +81,16 @@ fn read(file: &File) -> io::Result<Log> {
     let frame_bytes = FRAME_HEADER_BYTES + page_bytes;
     let frames = (bytes - HEADER_BYTES as u64) / frame_bytes as u64;
     let (mut good, mut committed) = (0, 0);
-    let mut salts = salts_at(&header, 16);
+    let mut salts = salts_at(&header, HEADER_SALTS_AT as usize);
     if is_whole {
         let mut frame = vec![0; frame_bytes];
         while good < frames {
             reader.read_exact(&mut frame)?;
             sum = checksum(sum, &frame[..8], is_big_endian);
             sum = checksum(sum, &frame[FRAME_HEADER_BYTES..], is_big_endian);
-            let is_right = salts_at(&frame, 8) == salts && sum == [word(&frame, 16), word(&frame, 20)] && word(&frame, 0) > 0;
+            let is_right = salts_at(&frame, FRAME_SALTS_AT as usize) == salts
+                && sum == [word(&frame, 16), word(&frame, 20)]
+                && word(&frame, 0) > 0;
             if !is_right {
                 break;
             }
@@ -102,9 +108,9 @@ fn read(file: &File) -> io::Result<Log> {
     for frame in good..frames {
         file.read_exact_at(&mut header, HEADER_BYTES as u64 + frame * frame_bytes as u64)?;
         if salts == Salts::default() {
-            salts = salts_at(&header, 8);
+            salts = salts_at(&header, FRAME_SALTS_AT as usize);
         }
-        if salts_at(&header, 8) == salts && word(&header, 4) > 0 {
+        if salts_at(&header, FRAME_SALTS_AT as usize) == salts && word(&header, 4) > 0 {
             commits_behind += 1;
             if commits_behind > 1 {
                 break;

@@ -52,6 +52,35 @@ fn a_late_ending_of_an_old_attempt_does_not_overwrite_a_new_one() {
     assert_eq!((found.status, found.last_error.as_deref(), found.completed_at), (Status::Failed, Some("no stock"), None));
 }
 
+/// Another program cuts the log between the look before a transaction and its commit. What is written behind the cut would be lost.
+#[test]
+fn a_log_that_is_cut_in_the_middle_of_a_commit_takes_none() {
+    let folder = Folder::new();
+    let lock = folder.lock();
+    let (mut writer, ..) = open(&lock, &opening(Clock::system())).unwrap();
+    let log = file::with_suffix(lock.database(), "-wal");
+    let cut_to = |share: u64| {
+        let bytes = std::fs::metadata(&log).unwrap().len();
+        std::fs::File::options().write(true).open(&log).unwrap().set_len(bytes * share / 100).unwrap();
+    };
+    let mut create = |n: u32, deed: &dyn Fn()| {
+        writer.transaction(|tx| {
+            deed();
+            tx.create(&new_order(&n.to_string()), 10)
+        })
+    };
+    (0..3).for_each(|n| _ = create(n, &|| {}).unwrap());
+    // As another program may do it, between two commits and right before one.
+    by_hand(&lock, "PRAGMA wal_checkpoint(TRUNCATE)");
+    (3..6).for_each(|n| _ = create(n, &|| {}).unwrap());
+    let kept = std::fs::read(&log).unwrap();
+    for (n, share) in [(6, 0), (7, 50), (8, 1)] {
+        let cut = create(n, &|| cut_to(share));
+        assert!(matches!(cut, Err(Error::Broken(_))), "cut to {share} %: {cut:?}");
+        std::fs::write(&log, &kept).unwrap();
+    }
+}
+
 /// What the writer adds to the counts is what the triggers would have.
 #[test]
 fn the_counts_are_those_that_the_triggers_keep() {
