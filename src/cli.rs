@@ -34,11 +34,12 @@ use self::table::Subcommand;
 use crate::config::SETTINGS;
 use crate::error::Error;
 use crate::os::logging;
+use crate::os::manager::ACTIVATED;
 use crate::os::marks::{BY, OF};
 use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, TOKEN, WORKER_OF};
 
 /// Variables of ours that are no settings: a parent's for its child, and a command's mark.
-const INTERNAL: [&str; 6] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS, OF, BY];
+const INTERNAL: [&str; 7] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS, ACTIVATED, OF, BY];
 
 /// The whole program.
 pub fn main() -> ExitCode {

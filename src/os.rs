@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod logging;
+pub mod manager;
 pub mod marks;
 pub mod meters;
 pub mod processes;

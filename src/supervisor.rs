@@ -12,28 +12,32 @@
 //! Two children live at most. The messages are signals: `inherited.rs` has those to the parent, `child.rs` those to a child.
 
 mod child;
+mod ground;
 mod inherited;
 mod orphans;
 mod pace;
+mod questions;
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
 pub use self::child::own_program;
-use self::child::{Child, Ground, Phase, Size};
+use self::child::{Child, Phase, Size};
+pub use self::ground::Ground;
 pub use self::inherited::{Inherited, Parent};
 use self::orphans::Orphans;
 pub use self::orphans::end_commands;
 use self::pace::Pace;
+pub use self::questions::keep_telling;
 use crate::config::{Config, MAX_DURATION};
 use crate::error::Error;
-use crate::http::listener::{Address, Listener};
-use crate::http::probe::{self, Heard};
+use crate::http::listener::Address;
+use crate::http::probe::Heard;
+use crate::os::manager::Manager;
 use crate::os::processes::{Ended, next_ended, raise_descriptor_limit};
 use crate::os::signals::{self, SIGCHLD, SIGUSR1, SIGUSR2};
-use crate::store::Lock;
 
 /// The exit status of a process that nobody supervises and that only a fresh one can follow: nothing is wrong with its files.
 pub const RENEW: u8 = 75;
@@ -45,8 +49,6 @@ const KILL_PATIENCE: Duration = Duration::from_secs(1);
 const AT_ONCE: Duration = Duration::from_millis(250);
 /// A request for renewal that comes so soon after one is still about the process before.
 const LATE: Duration = Duration::from_millis(100);
-/// How often the serving child is asked whether it answers, and how long it may take.
-const QUESTIONS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 /// A child that leaves so many questions in a row unanswered is killed.
 const MAX_SILENCES: u32 = 3;
 
@@ -66,15 +68,17 @@ pub fn supervise(config: &Config, on_ready: impl Fn(&Address)) -> Result<(), Err
     signals::watch(&[SIGCHLD, SIGUSR1, SIGUSR2], move |signal| {
         let _ = sender.send(Event::Signal(signal));
     })?;
-    let listener = Listener::bind(&config.listen)?;
-    let lock = Lock::acquire(&config.db)?;
-    let ground = Ground { address: listener.address()?, listener, lock };
+    let ground = Ground::take(config)?;
+    let manager = Manager::of_this_process();
     raise_descriptor_limit();
     let orphans = Orphans::adopt();
-    ask_now_and_then(ground.address.clone(), events)?;
-    let address = ground.address.clone();
+    questions::ask(ground.address.clone(), manager.watchdog(), move |asked_at, heard| {
+        events.send(Event::Heard(asked_at, heard)).is_ok()
+    })?;
+    let (address, is_lent) = (ground.address.clone(), ground.is_lent);
     let supervisor = Supervisor {
         config,
+        manager,
         ground,
         orphans,
         inbox,
@@ -87,33 +91,15 @@ pub fn supervise(config: &Config, on_ready: impl Fn(&Address)) -> Result<(), Err
         is_stopping: false,
     };
     let result = supervisor.run();
-    if let Address::Unix(path) = &address {
+    if let (Address::Unix(path), false) = (&address, is_lent) {
         let _ = std::fs::remove_file(path);
     }
     result
 }
 
-/// Asks on a thread of its own, as an answer may take its time.
-fn ask_now_and_then(address: Address, events: Sender<Event>) -> Result<(), Error> {
-    let ask = move || {
-        let mut heard = Heard::Unasked;
-        loop {
-            // After silence it is asked again at once.
-            if heard != Heard::Silence {
-                std::thread::sleep(QUESTIONS.0);
-            }
-            let asked_at = Instant::now();
-            heard = probe::ask(&address, QUESTIONS.1);
-            if events.send(Event::Heard(asked_at, heard)).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("probe".into()).spawn(ask).map(drop).map_err(Error::Thread)
-}
-
 struct Supervisor<'a> {
     config: &'a Config,
+    manager: Manager,
     ground: Ground,
     orphans: Orphans,
     inbox: Receiver<Event>,
@@ -202,6 +188,7 @@ impl Supervisor<'_> {
             _ => {
                 self.is_stopping = true;
                 log::info!(signal; "asked to stop");
+                self.manager.stopping();
                 let patience = self.config.shutdown_timeout.min(MAX_DURATION) + STOP_GRACE;
                 self.children.iter_mut().for_each(|child| child.stop(patience));
                 Ok(())
@@ -245,6 +232,7 @@ impl Supervisor<'_> {
         self.tell_the_last_one();
         if !self.has_served {
             self.has_served = true;
+            self.manager.ready(&format!("listening on {}", self.ground.address));
             (self.on_ready)(&self.ground.address);
         }
     }
@@ -338,6 +326,9 @@ impl Supervisor<'_> {
 
     /// A question that was asked before the child served is none to it.
     fn take_note(&mut self, asked_at: Instant, heard: Heard) {
+        if heard == Heard::Answer {
+            self.manager.lives();
+        }
         let is_stopping = self.is_stopping;
         let Some(serving) = self.child(Phase::Serving).filter(|child| child.since < asked_at && !is_stopping) else { return };
         serving.silences = match heard {
@@ -347,7 +338,7 @@ impl Supervisor<'_> {
         };
         if serving.silences == MAX_SILENCES {
             let process = serving.id.as_raw();
-            log::error!(process, questions = MAX_SILENCES, each_s = QUESTIONS.1.as_secs(); "the serving process does not answer");
+            log::error!(process, questions = MAX_SILENCES, each_s = questions::PATIENCE.as_secs(); "the serving process does not answer");
             serving.kill();
         }
     }
@@ -381,7 +372,7 @@ impl Supervisor<'_> {
     fn next_look(&self) -> Instant {
         let start_at = self.is_child_missing().then_some(self.pace.start_at);
         let looks = self.children.iter().map(Child::next_look);
-        looks.chain(start_at).min().unwrap_or_else(|| Instant::now() + QUESTIONS.0)
+        looks.chain(start_at).min().unwrap_or_else(|| Instant::now() + questions::PAUSE)
     }
 
     fn kill_all(&mut self) {

@@ -39,8 +39,8 @@ macro_rules! policy {
 pub static HOME: Page = Page {
     html: include_str!("pages/home.html"),
     policy: policy!(
-        "sha256-80SJFWf828WaAa+TZ6oZ833zDpTasJKM8SPRpehO5yE=",
-        "sha256-ANlxglb60vCRqWXELR1mYOVQoECHHNsslmu2DjjRUUg="
+        "sha256-1qXeTPOp2hRgZUrQppWLnHDZH/1MTYs4/4Qp5nvkGcI=",
+        "sha256-Dp7e89gId6nWeEv1YxniDfKq1USYBf8T5+KHz5ExFbQ="
     ),
 };
 

@@ -16,9 +16,10 @@ use super::{print, unknown_variables};
 use crate::config::{Config, Token};
 use crate::error::Error;
 use crate::os::logging;
+use crate::os::manager::{self, Manager};
 use crate::os::signals::{self, SIGUSR1, SIGUSR2};
 use crate::server::{Foundations, Refusing, Server, Trouble};
-use crate::supervisor::{self, Inherited, Parent};
+use crate::supervisor::{self, Ground, Inherited, Parent};
 
 /// How often a server that retires is asked whether its work is done. It serves nobody any more.
 const RETIREMENT_CHECK: Duration = Duration::from_millis(20);
@@ -53,6 +54,7 @@ fn run(config: &Config, _given: &Given) -> Result<(), Error> {
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);
     }
+    manager::move_socket_to_standard_input()?;
     unknown_variables().for_each(|what| log::warn!("{what}"));
     if config.supervisor {
         match supervisor::own_program() {
@@ -99,7 +101,7 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
 /// parent tries again.
 fn refuse_meanwhile(config: &Config, events: &Receiver<Event>, why: Error) -> Result<(), Error> {
     // For the same reason this may be impossible, too.
-    let Some(refusing) = Inherited::listener(config).ok().and_then(|listener| Refusing::start(config, listener).ok()) else {
+    let Some(refusing) = Inherited::listener().ok().and_then(|listener| Refusing::start(config, listener).ok()) else {
         return Err(why);
     };
     let told = events.recv_timeout(MEANWHILE);
@@ -126,10 +128,18 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
             std::process::exit(status.into());
         }
         is_stopping = true;
+        Manager::of_this_process().stopping();
         let _ = sender.send(Event::Stop);
     })?;
-    let server = start(config, Foundations::new(config)?, events)?;
+    let Ground { listener, address, is_lent, lock } = Ground::take(config)?;
+    let server = start(config, Foundations { listener: Some(listener), lock, predecessor_lives: false, restarts: 0 }, events)?;
+    if is_lent {
+        server.leave_socket();
+    }
     announce(&server);
+    let manager = Manager::of_this_process();
+    manager.ready(&format!("listening on {server}"));
+    supervisor::keep_telling(manager, address)?;
     follow(server, &inbox, None)?;
     match cut_short.load(Ordering::SeqCst) {
         0 => Ok(()),

@@ -5,14 +5,14 @@
 //! connections any: it hands none of them out. A Unix socket inherits nothing, so its connections are relayed (`relay.rs`).
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io};
 
-use nix::sys::socket::{self, Backlog, sockopt};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockaddrLike, SockaddrStorage, sockopt};
 use nix::sys::time::TimeVal;
 
 use crate::error::Error;
@@ -99,6 +99,20 @@ impl Listener {
                 }
                 bound => return bound.map_err(|source| Error::Listen { address: listen.to_string(), source }),
             }
+        }
+    }
+
+    /// A listening socket that somebody else has bound.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], if it is none.
+    pub fn adopt(socket: OwnedFd) -> Result<Listener, Error> {
+        let kind = socket::getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok().and_then(|own| own.family());
+        let listens = socket::getsockopt(&socket, sockopt::AcceptConn) == Ok(true);
+        match kind.filter(|_| listens) {
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => Ok(Listener::Tcp(socket.into())),
+            Some(AddressFamily::Unix) => Ok(Listener::Unix(socket.into())),
+            _ => Err(Error::Usage("the socket that was passed is none that listens; use ListenStream, or --listen".into())),
         }
     }
 

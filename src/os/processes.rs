@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
+use super::manager;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -40,6 +41,7 @@ pub fn allocator_settings() -> impl Iterator<Item = (&'static str, &'static str)
 /// Frees `command` of what this process has from its parent, and of the token.
 pub fn forget_parent(command: &mut Command) {
     command.env_remove(TOKEN);
+    manager::forget(command);
     if std::env::var_os(WORKER_OF).is_none() {
         return;
     }

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::http::listener::{Address, Listener};
+use super::ground::Ground;
+use crate::http::listener::Listener;
+use crate::os::manager;
 use crate::os::processes::{LOCKED, Memory, PREDECESSOR_LIVES, RESTARTS, WORKER_OF, allocator_settings};
-use crate::store::Lock;
 
 /// How often the memory of a child is looked at: while it grows or is large, and otherwise. An idle machine is to be left
 /// alone.
@@ -25,17 +26,6 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const NO_GROWTH: u64 = 1 << 20;
 /// How long a child may take to serve while another does. One without another may take as long as its database needs.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-
-/// What all children serve on. The parent keeps it open, so a client never meets a closed door and the database has an owner.
-#[derive(Debug)]
-pub struct Ground {
-    /// The bound socket.
-    pub listener: Listener,
-    /// Where it can be reached.
-    pub address: Address,
-    /// The database's lock.
-    pub lock: Lock,
-}
 
 /// How far a child is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +82,7 @@ impl Child {
             Listener::Unix(listener) => listener.try_clone()?.into(),
         };
         let mut command = Command::new(own_program()?);
+        manager::forget(&mut command);
         command
             .arg0("orderd: worker")
             .args(std::env::args_os().skip(1))

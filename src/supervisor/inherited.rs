@@ -5,14 +5,12 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::error::Error;
 use crate::http::listener::Listener;
 use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, WORKER_OF};
@@ -39,7 +37,6 @@ impl Inherited {
     /// [`Error::Usage`] when the variable is set, but not by a parent.
     pub fn take(config: &Config) -> Result<Option<Inherited>, Error> {
         let Ok(parent) = std::env::var(WORKER_OF) else { return Ok(None) };
-        let misused = |_| Error::Usage(format!("{WORKER_OF} is for orderd's own use; unset it"));
         #[cfg(target_os = "linux")]
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| misused(e.into()))?;
         // The parent may have died before it was asked for.
@@ -47,7 +44,7 @@ impl Inherited {
             return Err(misused(io::ErrorKind::Other.into()));
         }
         let parent = Parent(Pid::parent());
-        let listener = Inherited::listener(config).map_err(misused)?;
+        let listener = Inherited::listener()?;
         let lock = io::stdout().as_fd().try_clone_to_owned().map_err(misused)?;
         // The file that is locked, wherever a link may point by now.
         let database = std::env::var_os(LOCKED).map_or_else(|| config.db.clone(), Into::into);
@@ -60,15 +57,14 @@ impl Inherited {
     /// The bound socket once more, as long as this process lives.
     ///
     /// # Errors
-    /// What the system says.
-    pub fn listener(config: &Config) -> io::Result<Listener> {
-        let socket = io::stdin().as_fd().try_clone_to_owned()?;
-        Ok(match config.listen {
-            Listen::Unix(_) => Listener::Unix(UnixListener::from(socket)),
-            // No parent has started without an address.
-            Listen::Tcp(_) | Listen::None => Listener::Tcp(TcpListener::from(socket)),
-        })
+    /// [`Error::Usage`] when there is none.
+    pub fn listener() -> Result<Listener, Error> {
+        Listener::adopt(io::stdin().as_fd().try_clone_to_owned().map_err(misused)?)
     }
+}
+
+fn misused(_: io::Error) -> Error {
+    Error::Usage(format!("{WORKER_OF} is for orderd's own use; unset it"))
 }
 
 /// The parent of this process, to be told things.

@@ -15,13 +15,13 @@ const FLAGS: [&str; 2] = ["--processing-time", "10ms"];
 const WORK: Duration = Duration::from_millis(10);
 
 pub fn a_sync_that_fails_is_never_followed_by_a_200() -> Outcome {
-    let rounds = rounds(1, 3, 10)?;
+    let rounds = rounds(1, 2, 10)?;
     // Spares the few syncs of a start.
     each_fails("fsync,fdatasync", rounds, |round| 20 + round)
 }
 
 pub fn a_write_that_fails_is_never_followed_by_a_200() -> Outcome {
-    let rounds = rounds(0, 3, 10)?;
+    let rounds = rounds(0, 2, 10)?;
     each_fails("pwrite64", rounds, |round| 150 + 7 * round)
 }
 

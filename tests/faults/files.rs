@@ -1,4 +1,5 @@
-//! The database, its log or its folder pulled away: deleted, moved, cut to nothing, replaced by a link, under load and before a start.
+//! The database, its log or its folder pulled away: deleted, moved, cut to nothing, replaced by a link to it, to nothing
+//! or to the database of another orderd; under load and before a start.
 //!
 //! Nothing that was acknowledged may be destroyed by it: put back as it was, everything is there, what was acknowledged meanwhile
 //! too. Whether orderd waits, ends or refuses to start until then is left open. A deleted file is put back from a second name that
@@ -10,7 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::harness::{Folder, PATIENCE, Process, Worker, comes_true, is_running};
+use crate::harness::{Folder, PATIENCE, Process, Serving, Worker, comes_true, is_running};
 use crate::load::{Load, Told, command};
 use crate::runner::{Outcome, rounds};
 
@@ -34,9 +35,11 @@ enum How {
     Link,
     /// Moved, and its name is now that of a link to nothing.
     Dangling,
+    /// Moved, and its name is now that of a link to that of another orderd.
+    Other,
 }
 
-const CASES: [(What, How); 13] = [
+const CASES: [(What, How); 16] = [
     (What::Database, How::Moved),
     (What::Log, How::Moved),
     (What::Folder, How::Moved),
@@ -50,6 +53,9 @@ const CASES: [(What, How); 13] = [
     (What::Database, How::Dangling),
     (What::Log, How::Dangling),
     (What::Folder, How::Dangling),
+    (What::Database, How::Other),
+    (What::Log, How::Other),
+    (What::Folder, How::Other),
 ];
 
 pub fn a_file_or_folder_that_was_pulled_away_under_load_is_there_again_when_put_back() -> Outcome {
@@ -71,7 +77,8 @@ pub fn a_file_or_folder_that_was_pulled_away_under_load_is_there_again_when_put_
         assert!(comes_true(PATIENCE, || !is_running(id)), "it lives");
         pulled.back();
         let server = match started(&folder) {
-            // A log that is cut in the middle of a commit grows again behind the cut, so that what is put back is only its beginning.
+            // A commit that was cut short is only half in the log that is put back. It was not acknowledged, but can't be told from one
+            // that was.
             Err(why) if (what, how) == (What::Log, How::Truncated) && why.contains("--accept-loss") => return Ok(0),
             started => started?,
         };
@@ -92,7 +99,7 @@ pub fn a_file_or_folder_that_was_pulled_away_before_a_start_is_there_again_when_
         let told = load.stop();
         let pulled = Pulled::away(&folder, what, how);
         let path = folder.path();
-        if what != What::Folder || how == How::Link {
+        if what != What::Folder || matches!(how, How::Link | How::Other) {
             // Refused or not, it must destroy nothing. It takes no orders, so that there are none to be put back later.
             let flags = ["--concurrency", "0"];
             match Process::try_spawn(command(&folder, &flags), &folder) {
@@ -176,6 +183,12 @@ impl Pulled {
                 fs::rename(&from, &kept).unwrap();
                 symlink(aside.file("nothing"), &from).unwrap();
             }
+            How::Other => {
+                let other = another(&aside);
+                fs::rename(&from, &kept).unwrap();
+                let instead = if what == What::Folder { other } else { other.join(from.file_name().unwrap()) };
+                symlink(instead, &from).unwrap();
+            }
         }
         Pulled { from, kept, aside }
     }
@@ -188,6 +201,22 @@ impl Pulled {
         }
         fs::rename(&self.kept, &self.from).unwrap();
     }
+}
+
+/// A folder with the database and the log of another orderd, which has been killed.
+fn another(aside: &Folder) -> PathBuf {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--concurrency", "0"]);
+    server.create(["another".into()]);
+    let id = server.id();
+    server.kill();
+    assert!(comes_true(PATIENCE, || !is_running(id)), "it lives");
+    let other = aside.file("other");
+    fs::create_dir(&other).unwrap();
+    for name in folder.names() {
+        fs::copy(folder.file(&name), other.join(&name)).unwrap();
+    }
+    other
 }
 
 /// Whether there is anything of this name, a dangling link too.

@@ -61,6 +61,7 @@ const TESTS: &[Test] = tests![
     disks::service_and_processing_are_back_when_a_full_disk_has_room_again,
     disks::service_and_processing_are_back_when_a_quota_has_room_again,
     disks::service_and_processing_are_back_when_a_read_only_disk_is_writable_again,
+    disks::a_backup_that_runs_out_of_room_leaves_no_file_and_the_server_goes_on,
     disks::a_disk_that_the_kernel_has_made_read_only_loses_nothing,
     disks::a_limit_on_the_size_of_files_loses_nothing_and_holds_only_as_long_as_it_lasts,
     files::a_file_or_folder_that_was_pulled_away_under_load_is_there_again_when_put_back,

@@ -1,18 +1,17 @@
 //! A second orderd on a file that has an owner: by the same path, another path, a link to the file, a link to its folder; while the
 //! first serves under load, restarts its worker or renews it.
 //!
-//! It must be refused within a second; some more are given to a busy machine. Held is promise 4. The control is the same start once
+//! It must be refused within a second; a machine that is so busy that a start takes long is given as much more. Held is promise 4. The control is the same start once
 //! the first has ended, which must not be refused.
 
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Ended, Folder, Process, Worker, comes_true, is_running};
-use crate::load::{Load, command};
+use crate::harness::{Ended, Folder, PATIENCE, Process, Worker, comes_true, is_running};
+use crate::load::{Load, command, start_takes};
 use crate::runner::{Extent, Outcome, extent, rounds};
 
-/// One second for a predecessor that is just ending, and some for a busy machine.
-const AT_MOST: Duration = Duration::from_secs(4);
+const AT_MOST: Duration = Duration::from_secs(1);
 
 pub fn a_second_orderd_is_refused_by_whatever_path() -> Outcome {
     let rounds = rounds(1, 2, 10)?;
@@ -45,18 +44,21 @@ pub fn a_second_orderd_is_refused_by_whatever_path() -> Outcome {
             longest = longest.max(began.elapsed());
         }
     }
-    assert!(longest < AT_MOST, "refused after {longest:?}");
+    if longest > AT_MOST {
+        let most = AT_MOST + 10 * start_takes();
+        assert!(longest < most, "refused after {longest:?}, and {most:?} would do on this machine");
+    }
     load.wait_for_more(1);
     let told = load.stop();
     told.holds_after_a_drain(&server);
     let id = server.id();
     server.kill();
-    assert!(comes_true(AT_MOST, || !is_running(id)), "it lives");
+    assert!(comes_true(PATIENCE, || !is_running(id)), "it lives");
     let control = Process::spawn(command(&folder, &["--db", &paths[3]]), &folder);
     told.holds(&control);
     control.stop();
     Ok(format!(
-        "{rounds} rounds of {} paths at most, refused within {longest:?}; control: taken once the first has ended",
+        "{rounds} rounds of {} paths at most, refused within {longest:.2?}; control: taken once the first has ended",
         paths.len()
     ))
 }

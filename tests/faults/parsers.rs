@@ -175,6 +175,10 @@ fn comes_back(client: &mut Client, order: &NewOrder, body: &[u8]) -> bool {
     assert_eq!(json["item_ids"], serde_json::json!(order.item_ids), "{}", record.exchange());
     let amount = format!("\"total_amount\":{},", order.total_amount.as_str());
     assert!(record.body.contains(&amount), "expected {amount}{}", record.exchange());
+    // The newest of its user, whose name goes through a query.
+    let user: String = order.user_id.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let page = client.ask(get(&format!("/orders?user_id={user}&limit=1")));
+    assert_eq!(page.expect_status(200).json()["data"][0]["order_id"], order.order_id.as_str(), "{}", page.exchange());
     true
 }
 

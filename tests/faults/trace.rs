@@ -20,6 +20,9 @@ const PAGE: u64 = 4_096;
 pub const ALL: [&str; 4] =
     ["-s", "1000", "-e", "trace=pwrite64,fsync,fdatasync,read,recvfrom,recvmsg,write,sendto,sendmsg,writev"];
 
+/// Has no sync made, though the program is told that it was.
+pub const UNSYNCED: [&str; 2] = ["-e", "inject=fsync,fdatasync:retval=0"];
+
 /// The binary under strace from its first moment, with these options of strace's and these flags. What is seen is written to
 /// `trace` in `traces`.
 pub fn command(folder: &Folder, traces: &Folder, options: &[&str], flags: &[&str]) -> Command {
@@ -179,11 +182,6 @@ pub fn answers(calls: &[Call], name: &str) -> Answers {
         }
     }
     found
-}
-
-/// The trace as if no sync had been made.
-pub fn without_syncs(calls: Vec<Call>) -> Vec<Call> {
-    calls.into_iter().filter(|call| !call.name.ends_with("sync")).collect()
 }
 
 /// The id that a request or answer is about, as strace shows a string.

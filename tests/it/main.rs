@@ -65,11 +65,14 @@ mod server {
 
 mod process {
     mod ask;
+    mod carried;
     mod cli;
     mod create;
     mod deploy;
     mod examples;
     mod log;
+    mod manager;
+    mod memory;
     mod operator;
     mod prometheus;
     mod renewal;

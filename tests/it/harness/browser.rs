@@ -16,6 +16,8 @@ use super::{Client, Folder, PATIENCE, comes_true, length_of, request};
 
 /// How long the driver may take for one thing, starting a browser included.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(120);
+/// What an element is called in WebDriver's JSON.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// A browser with one window.
 pub struct Browser {
@@ -105,6 +107,33 @@ impl Browser {
         text
     }
 
+    /// Clicks on the first element that a selector finds, as a person would: it must be in sight and not covered.
+    #[track_caller]
+    pub fn click(&self, selector: &str) {
+        let element = self.find(selector);
+        self.post(&format!("/element/{element}/click"), json!({}));
+    }
+
+    /// Types into the first element that a selector finds, after what is there.
+    #[track_caller]
+    pub fn type_into(&self, selector: &str, text: &str) {
+        let element = self.find(selector);
+        self.post(&format!("/element/{element}/value"), json!({ "text": text }));
+    }
+
+    /// Presses and releases a key, wherever the focus is. Keys without a letter have a code of WebDriver's: Tab is `\u{e004}`.
+    #[track_caller]
+    pub fn press(&self, key: &str) {
+        let actions = json!([{ "type": "keyDown", "value": key }, { "type": "keyUp", "value": key }]);
+        self.post("/actions", json!({ "actions": [{ "type": "key", "id": "keys", "actions": actions }] }));
+    }
+
+    /// Has the browser do what only its developers' protocol can say.
+    #[track_caller]
+    pub fn command(&self, name: &str, parameters: Value) -> Value {
+        self.post("/goog/cdp/execute", json!({ "cmd": name, "params": parameters }))
+    }
+
     /// What the page and the browser have said on the console since the last call: errors, and what the policy forbade.
     #[track_caller]
     pub fn console(&self) -> Vec<String> {
@@ -124,6 +153,12 @@ impl Browser {
             format!("{} {}", request["method"].as_str().unwrap(), request["url"].as_str().unwrap())
         };
         sent.map(of).collect()
+    }
+
+    #[track_caller]
+    fn find(&self, selector: &str) -> String {
+        let found = self.post("/element", json!({ "using": "css selector", "value": selector }));
+        found[ELEMENT].as_str().unwrap().to_string()
     }
 
     #[track_caller]

@@ -3,8 +3,8 @@
 //! Where such a program is not installed, the test says so and passes.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use orderd::Config;
 
@@ -19,20 +19,47 @@ fn value(unit: &str, key: &str) -> String {
     line.unwrap_or_else(|| panic!("no {key} in\n{unit}")).to_string()
 }
 
+/// The unit and its socket, as copies of which the first names a program that is here.
+fn copies(folder: &Folder) -> [PathBuf; 2] {
+    let unit = unit().replace("ExecStart=orderd ", concat!("ExecStart=", env!("CARGO_BIN_EXE_orderd"), " "));
+    let socket = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/orderd.socket")).unwrap();
+    [("orderd.service", unit), ("orderd.socket", socket)].map(|(name, text)| {
+        fs::write(folder.file(name), text).unwrap();
+        folder.file(name)
+    })
+}
+
+/// What `systemd-analyze` says, with its status, unless it is not installed.
+fn analyze(arguments: &[&str], files: &[PathBuf]) -> Option<(String, bool)> {
+    match Command::new("systemd-analyze").args(arguments).args(files).output() {
+        Ok(Output { status, stdout, stderr }) => {
+            Some((String::from_utf8_lossy(&[stdout, stderr].concat()).into(), status.success()))
+        }
+        Err(e) => {
+            eprintln!("not tried: systemd-analyze: {e}");
+            None
+        }
+    }
+}
+
 #[test]
-fn systemd_finds_no_fault_in_the_unit() {
+fn systemd_finds_no_fault_in_the_unit_and_its_socket() {
     let folder = Folder::new();
-    // A copy that names a program that is here.
-    let unit = unit().replace("/usr/local/bin/orderd", env!("CARGO_BIN_EXE_orderd"));
-    let path = folder.file("orderd.service");
-    fs::write(&path, unit).unwrap();
-    let verified = match Command::new("systemd-analyze").arg("verify").arg("--man=no").arg(&path).output() {
-        Ok(verified) => verified,
-        Err(e) => return eprintln!("not tried: systemd-analyze: {e}"),
-    };
-    let said = String::from_utf8_lossy(&verified.stderr);
-    let about_it: Vec<_> = said.lines().filter(|line| line.contains("orderd.service")).collect();
-    assert!(about_it.is_empty() && verified.status.success(), "{said}");
+    let Some((said, is_fine)) = analyze(&["verify", "--man=no"], &copies(&folder)) else { return };
+    let about_them: Vec<_> = said.lines().filter(|line| line.contains("orderd.s")).collect();
+    assert!(about_them.is_empty() && is_fine, "{said}");
+}
+
+/// From 0 to 10, ten times: what stays is what commands of `--exec` need. A unit without any of it is at 96.
+#[test]
+fn systemd_finds_the_unit_little_exposed() {
+    let folder = Folder::new();
+    let unit = &copies(&folder)[..1];
+    let arguments = ["security", "--offline=true", "--no-pager"];
+    let Some((said, is_fine)) = analyze(&[&arguments[..], &["--threshold=20"]].concat(), unit) else { return };
+    assert!(is_fine, "{said}");
+    fs::write(&unit[0], "[Service]\nExecStart=/bin/true\n").unwrap();
+    assert!(!analyze(&[&arguments[..], &["--threshold=20"]].concat(), unit).unwrap().1, "nothing is measured");
 }
 
 /// A stop is told to the parent alone, and is given all the time that it may take.
