@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::arguments::Given;
 use super::table::{Flag, Subcommand};
-use super::{print, progress, unknown_variables};
+use super::{print, progress};
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::check::{self, Checked, Miscount};
@@ -15,7 +15,7 @@ use crate::store::check::{self, Checked, Miscount};
 pub const SUBCOMMAND: Subcommand = Subcommand {
     name: "check",
     usage: "[--repair-counts]",
-    summary: "look for damage in the database, also while the server runs",
+    summary: "look for damage, also while the server runs",
     more: "Status 0 says that all is well, 1 that something is damaged or miscounted, and standard output what to do. A backup is checked by --db FILE.",
     words: 0..=0,
     flags: &[Flag { name: "repair-counts", value: "", help: "correct counts that are not those of the rows" }],
@@ -24,7 +24,6 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
 };
 
 fn run(config: &Config, given: &Given) -> Result<(), Error> {
-    unknown_variables().for_each(|what| eprintln!("orderd: {what}"));
     let db = &config.db;
     is_there(db)?;
     let watch = progress::watch()?;

@@ -21,6 +21,7 @@ mod api {
     mod records;
     mod requests;
     mod tester;
+    mod token;
 }
 
 mod http {
@@ -63,8 +64,10 @@ mod server {
 }
 
 mod process {
+    mod ask;
     mod carried;
     mod cli;
+    mod create;
     mod deploy;
     mod examples;
     mod log;
@@ -77,4 +80,5 @@ mod process {
     mod stop;
     mod strangers;
     mod supervisor;
+    mod token;
 }
