@@ -7,27 +7,36 @@
 
 mod arguments;
 mod backup;
+mod cancel;
 mod check;
+mod completions;
+mod create;
+mod healthcheck;
 mod help;
+mod list;
 mod nearest;
+mod output;
 mod progress;
 mod prune;
+mod remote;
 mod restore;
 mod retry;
 mod serve;
+mod show;
+mod status;
 mod table;
 mod version;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use self::arguments::Call;
+use self::table::Subcommand;
 use crate::config::SETTINGS;
 use crate::error::Error;
 use crate::os::logging;
 use crate::os::manager::ACTIVATED;
 use crate::os::marks::{BY, OF};
-use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, WORKER_OF};
+use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, TOKEN, WORKER_OF};
 
 /// Variables of ours that are no settings: a parent's for its child, and a command's mark.
 const INTERNAL: [&str; 7] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS, ACTIVATED, OF, BY];
@@ -47,7 +56,13 @@ pub fn main() -> ExitCode {
 
 fn run(call: Call) -> Result<(), Error> {
     match call {
-        Call::Run(subcommand, config, given) => return (subcommand.run)(&config, &given),
+        Call::Run(subcommand, config, given) => {
+            // A server says it in its log.
+            if subcommand.name != serve::SUBCOMMAND.name {
+                unknown_variables().for_each(|what| eprintln!("orderd: {what}"));
+            }
+            return (subcommand.run)(&config, &given);
+        }
         Call::Help(None) => print(&help::of_all()),
         Call::Help(Some(subcommand)) => print(&help::of(subcommand)),
         Call::Version => version::say(),
@@ -57,7 +72,7 @@ fn run(call: Call) -> Result<(), Error> {
 
 /// What is said of each variable that is named like a setting and is none.
 fn unknown_variables() -> impl Iterator<Item = String> {
-    let known: Vec<String> = SETTINGS.iter().map(|setting| setting.variable()).collect();
+    let known: Vec<String> = SETTINGS.iter().map(|setting| setting.variable()).chain([TOKEN.into()]).collect();
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     names.filter(|name| name.starts_with("ORDERD_")).filter_map(move |name| {
         let is_known = known.contains(&name) || INTERNAL.contains(&name.as_str());
@@ -66,8 +81,12 @@ fn unknown_variables() -> impl Iterator<Item = String> {
     })
 }
 
+/// The word that a subcommand can't do without.
+fn required<'a>(word: Option<&'a str>, subcommand: &Subcommand) -> Result<&'a str, Error> {
+    word.ok_or_else(|| subcommand.misused())
+}
+
 /// Nobody may be reading: `orderd --help | head` closes the pipe early.
 fn print(text: &str) {
-    let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let _ = output::write(text);
 }

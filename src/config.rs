@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::settings::{SETTINGS, Setting, duration};
+pub use crate::http::bearer::Token;
 pub use crate::http::listener::Listen;
 use crate::os::clock::Clock;
 pub use crate::os::logging::Format as LogFormat;
@@ -26,6 +27,8 @@ pub struct Config {
     /// What `Host` may say besides `localhost` and loopback addresses while orderd listens on loopback: names in lower case,
     /// without a port. None by default, so that no web page reaches it by a name of its own.
     pub allow_hosts: Vec<String>,
+    /// What a request must bear, but for `/healthz`. Nothing by default, as whoever reaches loopback is on this machine.
+    pub token: Option<Token>,
     /// The database file; made if absent.
     pub db: PathBuf,
     /// Whether to start although orders have been lost, with the old files set aside. For one start, by someone who has read what
@@ -68,6 +71,7 @@ impl Default for Config {
         Config {
             listen: Listen::Tcp("127.0.0.1:8000".into()),
             allow_hosts: Vec::new(),
+            token: None,
             db: "orders.db".into(),
             accept_loss: false,
             work: Work::default(),

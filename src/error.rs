@@ -102,6 +102,8 @@ pub enum Error {
     },
     /// The server refuses what a subcommand asks for. The text says what and why.
     Refused(String),
+    /// Standard output takes no more, for another reason than that nobody reads it any longer.
+    Output(io::Error),
     /// What is wrong has been said already, by a worker or in the log; only the exit status is left to pass on.
     Reported {
         /// The status to exit with.
@@ -135,7 +137,7 @@ impl Error {
             | Error::Unrestored { .. }
             | Error::Corrupt(_)
             | Error::Unusable { .. } => 2,
-            Error::Unreachable { .. } | Error::Refused(_) => 1,
+            Error::Unreachable { .. } | Error::Refused(_) | Error::Output(_) => 1,
             Error::DiskFull | Error::Unwritable(_) | Error::Busy | Error::Broken(_) | Error::Database(_) => 1,
             Error::Thread(_) | Error::Worker(_) => 1,
             Error::Reported { exit_status } => *exit_status,
@@ -219,6 +221,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot reach orderd at {address}: {source}; start it, or say with --listen where it is")
             }
             Error::Refused(text) => f.write_str(text),
+            Error::Output(source) => write!(f, "cannot write to standard output: {source}"),
             Error::Reported { exit_status } => write!(f, "ended with status {exit_status}; see above"),
         }
     }
@@ -232,6 +235,7 @@ impl std::error::Error for Error {
             | Error::Unusable { source, .. }
             | Error::Target { source, .. }
             | Error::Thread(source)
+            | Error::Output(source)
             | Error::Worker(source) => Some(source),
             Error::Database(source) => Some(&**source),
             _ => None,

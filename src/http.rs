@@ -23,6 +23,7 @@
 //! | framing is lenient | 6 of 7 bad requests got two answers | `head.rs` |
 //! | HTTP/2 requests and panics keep a thread and two descriptors for ever | | `watchdog.rs`: sweep, renewal |
 
+pub mod bearer;
 mod blocking;
 mod body;
 pub mod client;

@@ -147,9 +147,8 @@ mod service;
 mod store;
 mod supervisor;
 
-pub use config::{Config, Listen};
+pub use config::{Config, Listen, Token};
 pub use error::Error;
-pub use http::client::Client;
 pub use http::listener::{Address, Listener};
 pub use order::{InvalidOrder, NewOrder, Order, OrderId, Status};
 pub use os::clock::Clock;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Listen, MAX_DURATION};
+use crate::config::{Config, Listen, MAX_DURATION, Token};
 use crate::error::Error;
 use crate::http::Http;
 use crate::http::listener::{Address, Listener};
@@ -104,6 +104,7 @@ impl Server {
         on_trouble: impl Fn(Trouble) + Send + Sync + 'static,
     ) -> Result<Server, Error> {
         let Foundations { listener, lock, predecessor_lives, restarts } = foundations;
+        let token = config.token.as_ref().map(Token::read).transpose()?;
         // A longer one would overflow where it is added to a time.
         let [processing_time, exec_timeout, read_timeout, shutdown_timeout] =
             [config.processing_time, config.exec_timeout, config.read_timeout, config.shutdown_timeout]
@@ -135,7 +136,8 @@ impl Server {
         let http = listener.map(|listener| {
             let service = Service::start(store.clone(), for_service, &listener.address()?, &config.allow_hosts)?;
             let options = Service::options(config.workers, read_timeout);
-            Http::start(listener, options, service.after_restarts(restarts), move |why| on_trouble(Trouble::Renewal(why)))
+            let service = service.after_restarts(restarts).asking_for(token);
+            Http::start(listener, options, service, move |why| on_trouble(Trouble::Renewal(why)))
         });
         match http.transpose() {
             Ok(http) => {
@@ -229,6 +231,11 @@ impl Server {
             orders = counts.total(), pending = counts.pending, failed = counts.failed, processing;
             "serving"
         );
+        if config.token.is_none()
+            && let Some(own) = self.socket_addr().filter(|own| !own.ip().is_loopback())
+        {
+            log::warn!(address:% = own; "whoever reaches this address may read, create and cancel orders; ask for a token with --token-file");
+        }
     }
 
     fn running(&self) -> &Running {

@@ -17,6 +17,7 @@ use crate::api::query::Query;
 use crate::api::reply::{self, Refusal};
 use crate::api::{self, MAX_BODY_BYTES, MAX_PAGE_BYTES, Route, metrics, openapi, pages, prometheus, template};
 use crate::error::Error;
+use crate::http::bearer::Secret;
 use crate::http::listener::Address;
 use crate::http::{Handler, Head, Options, Refused, Reply, Request};
 use crate::os::usage::Usage;
@@ -49,6 +50,8 @@ pub struct Service {
     processor: Processor,
     address: Address,
     hosts: Hosts,
+    /// What requests must bear.
+    token: Option<Secret>,
     pages: Sender<(Request, Query)>,
     writes_in_a_row: AtomicUsize,
     restarts: u64,
@@ -70,12 +73,17 @@ impl Service {
         let thread = std::thread::Builder::new().name("pages".into());
         thread.spawn(move || make_pages(&from, &asked_for)).map_err(Error::Thread)?;
         let writes_in_a_row = AtomicUsize::new(0);
-        Ok(Service { store, processor, address: address.clone(), hosts, pages, writes_in_a_row, restarts: 0 })
+        Ok(Service { store, processor, address: address.clone(), hosts, token: None, pages, writes_in_a_row, restarts: 0 })
     }
 
     /// Has its metrics say how many processes have served here before.
     pub fn after_restarts(self, restarts: u64) -> Service {
         Service { restarts, ..self }
+    }
+
+    /// Has it answer only those who bear the token, but for what is open to all.
+    pub fn asking_for(self, token: Option<Secret>) -> Service {
+        Service { token, ..self }
     }
 
     /// How its front door is set up.
@@ -127,6 +135,15 @@ impl Handler for Service {
     const KINDS: &'static [&'static str] = template::TEMPLATES;
 
     fn route(&self, head: &Head<'_>) -> Result<Route, Reply> {
+        // First of all: who does not bear the token learns nothing else.
+        let is_known = self.token.as_ref().is_none_or(|token| token.is_borne_by(head.header("Authorization")));
+        if !is_known && !api::is_open(head.target()) {
+            // Of what is asked only that matters now: a page can ask for the token.
+            return Err(match api::route(head.method, head.target(), |name| head.header(name)) {
+                Ok(Route::Page(page)) => page.unauthorized(),
+                _ => Refusal::Unauthorized.into(),
+            });
+        }
         let from = Origin {
             target: head.target(),
             host: head.header("Host"),

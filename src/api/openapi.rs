@@ -137,6 +137,7 @@ mod tests {
         vec![
             bad_id,
             bad_query,
+            Refusal::Unauthorized,
             Refusal::CrossSite,
             Refusal::UnknownPath,
             Refusal::UnknownOrder,

@@ -69,6 +69,15 @@ impl Page {
     }
 }
 
+impl Page {
+    /// Answers who does not bear the token: with the page all the same, so that it can ask for it. It says nothing of any order.
+    pub fn unauthorized(&self) -> Reply {
+        let mut reply = self.reply();
+        reply.headers.push(("WWW-Authenticate", "Bearer"));
+        Reply { status: 401, ..reply }
+    }
+}
+
 /// The headers that all answers here have. Who has an older version's page must get the new one's.
 fn headers<const N: usize>(more: [(&'static str, &'static str); N]) -> Vec<(&'static str, &'static str)> {
     let all = [

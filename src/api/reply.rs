@@ -88,6 +88,8 @@ pub enum Refusal {
     BadId(Cow<'static, str>),
     /// 400: the query asks for something that there is not; says what there is.
     BadQuery(String),
+    /// 401: it does not bear the token.
+    Unauthorized,
     /// 403: another site's page sends it.
     CrossSite,
     /// 404: there is no such path.
@@ -134,6 +136,10 @@ impl From<Refusal> for Reply {
             Refusal::Faults(faults) => json(422, &Detail { detail: faults, code: None::<&str> }),
             Refusal::BadId(why) => coded(400, "bad_order_id", why),
             Refusal::BadQuery(why) => coded(400, "bad_query", why),
+            Refusal::Unauthorized => Reply {
+                headers: vec![("WWW-Authenticate", "Bearer")],
+                ..coded(401, "unauthorized", "send the server's token, as Authorization: Bearer TOKEN")
+            },
             Refusal::CrossSite => coded(403, "cross_site", "another site's page may not ask this"),
             Refusal::WrongMethod { allowed } => {
                 let allow = if allowed == Method::Post { "POST" } else { "GET, HEAD" };

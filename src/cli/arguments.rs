@@ -8,8 +8,9 @@ use std::ffi::{OsStr, OsString};
 
 use super::nearest;
 use super::table::{SUBCOMMANDS, Subcommand, own_flag};
-use crate::config::{Config, SETTINGS, Setting};
+use crate::config::{Config, SETTINGS, Setting, Token};
 use crate::error::Error;
+use crate::os::processes::TOKEN;
 
 /// What a subcommand was given besides settings.
 #[derive(Debug, Default)]
@@ -34,6 +35,18 @@ impl Given {
     /// The values of a flag that may be given several times.
     pub fn all<'a>(&'a self, flag: &'a str) -> impl Iterator<Item = &'a str> {
         self.flags.iter().filter(move |(name, _)| *name == flag).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a flag that takes a whole number from 1 on.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn number(&self, flag: &str) -> Result<Option<usize>, Error> {
+        let number = |text: &str| match text.parse() {
+            Ok(number @ 1..) => Ok(number),
+            _ => Err(Error::Usage(format!("--{flag}: {text:?} is not understood; use a whole number from 1 on"))),
+        };
+        self.value(flag).map(number).transpose()
     }
 
     /// The word at this place.
@@ -104,6 +117,11 @@ fn configured(subcommand: &Subcommand, set: Vec<(&Setting, OsString)>) -> Result
         if let Some(value) = std::env::var_os(&variable) {
             setting.apply_os(&mut config, &variable, &value)?;
         }
+    }
+    if subcommand.asks_a_server()
+        && let Some(token) = std::env::var_os(TOKEN)
+    {
+        config.token = Some(Token::new(&token.to_string_lossy()).map_err(|e| Error::Usage(format!("{TOKEN}: {e}")))?);
     }
     let mut lists: HashMap<&str, String> = HashMap::new();
     for (setting, mut value) in set {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::arguments::Given;
 use super::table::Subcommand;
-use super::{print, progress, unknown_variables};
+use super::{print, progress};
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::backup;
@@ -24,7 +24,6 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
 };
 
 fn run(config: &Config, given: &Given) -> Result<(), Error> {
-    unknown_variables().for_each(|what| eprintln!("orderd: {what}"));
     super::check::is_there(&config.db)?;
     let target = Path::new(&given.words[0]);
     let watch = progress::watch()?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::arguments::Given;
 use super::table::{Flag, Subcommand};
-use super::{print, progress, unknown_variables};
+use super::{print, progress};
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::check::{self, Checked, Miscount};
@@ -24,7 +24,6 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
 };
 
 fn run(config: &Config, given: &Given) -> Result<(), Error> {
-    unknown_variables().for_each(|what| eprintln!("orderd: {what}"));
     let db = &config.db;
     is_there(db)?;
     let watch = progress::watch()?;

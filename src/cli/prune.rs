@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use super::arguments::Given;
+use super::print;
 use super::table::{Flag, Subcommand};
-use super::{print, unknown_variables};
 use crate::Status;
 use crate::config::{Config, duration};
 use crate::error::Error;
@@ -33,7 +33,6 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
 const SAY_EVERY: Duration = Duration::from_secs(1);
 
 fn run(config: &Config, given: &Given) -> Result<(), Error> {
-    unknown_variables().for_each(|what| eprintln!("orderd: {what}"));
     let older_than = age(given.value("older-than").ok_or_else(|| SUBCOMMAND.misused())?)?;
     let statuses = given.all("status").map(finished).collect::<Result<Vec<_>, _>>()?;
     prune(config, older_than, if statuses.is_empty() { &FINISHED } else { &statuses })

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::arguments::Given;
 use super::table::Subcommand;
-use super::{print, progress, unknown_variables};
+use super::{print, progress};
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::{Lock, restore};
@@ -24,7 +24,6 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
 };
 
 fn run(config: &Config, given: &Given) -> Result<(), Error> {
-    unknown_variables().for_each(|what| eprintln!("orderd: {what}"));
     let lock = Lock::acquire(&config.db).map_err(|e| match e {
         Error::Owned { file } => Error::Usage(format!("{} is in use by a running orderd; stop it first", file.display())),
         e => e,

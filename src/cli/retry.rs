@@ -1,11 +1,11 @@
 //! `orderd retry`: asks the running server to have failed orders tried again, and says how many.
 
 use super::arguments::Given;
+use super::output;
+use super::remote::{Query, Remote};
 use super::table::{Flag, SERVER, Subcommand};
-use super::{print, unknown_variables};
 use crate::config::Config;
 use crate::error::Error;
-use crate::http::client::Client;
 
 /// Its row.
 pub const SUBCOMMAND: Subcommand = Subcommand {
@@ -20,13 +20,11 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
 };
 
 fn run(config: &Config, given: &Given) -> Result<(), Error> {
-    unknown_variables().for_each(|what| eprintln!("orderd: {what}"));
-    let client = Client(&config.listen);
+    let mut remote = Remote::of(config)?;
     let retried = match (given.word(0)?, given.has("failed")) {
-        (Some(id), false) => client.retry(id).map(|()| 1)?,
-        (None, true) => client.retry_failed()?,
+        (Some(id), false) => remote.act(id, "retry").map(|()| 1)?,
+        (None, true) => remote.act_on_all(&Query { status: Some("Failed"), user: None, limit: usize::MAX }, "retry")?,
         _ => return Err(SUBCOMMAND.misused()),
     };
-    print(&format!("{retried} {} will be tried again\n", if retried == 1 { "order" } else { "orders" }));
-    Ok(())
+    output::write(&format!("{retried} {} will be tried again\n", if retried == 1 { "order" } else { "orders" })).map(drop)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::arguments::Given;
 use super::table::Subcommand;
 use super::{print, unknown_variables};
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::error::Error;
 use crate::os::logging;
 use crate::os::manager::{self, Manager};
@@ -49,6 +49,8 @@ pub const TWINS: &str = "Every flag of a server has a twin in the environment, s
 /// Serves until a signal asks for a stop.
 fn run(config: &Config, _given: &Given) -> Result<(), Error> {
     logging::init(config.log_level, config.log_format);
+    // Before anything is made; each process that serves reads it anew.
+    config.token.as_ref().map(Token::read).transpose()?;
     if let Some(inherited) = Inherited::take(config)? {
         return serve_as_child(config, inherited);
     }

@@ -6,7 +6,9 @@
 use std::ops::RangeInclusive;
 
 use super::arguments::Given;
-use super::{backup, check, help, prune, restore, retry, serve, version};
+use super::{
+    backup, cancel, check, completions, create, healthcheck, help, list, prune, restore, retry, serve, show, status, version,
+};
 use crate::config::{Config, SETTINGS, Setting};
 use crate::error::Error;
 
@@ -43,22 +45,37 @@ pub struct Flag {
 /// All of them, in the order of the help. The first one is what `orderd` alone does.
 pub const SUBCOMMANDS: &[&Subcommand] = &[
     &serve::SUBCOMMAND,
+    &status::SUBCOMMAND,
+    &create::SUBCOMMAND,
+    &list::SUBCOMMAND,
+    &show::SUBCOMMAND,
     &retry::SUBCOMMAND,
+    &cancel::SUBCOMMAND,
+    &healthcheck::SUBCOMMAND,
     &prune::SUBCOMMAND,
     &backup::SUBCOMMAND,
     &restore::SUBCOMMAND,
     &check::SUBCOMMAND,
+    &completions::SUBCOMMAND,
     &help::SUBCOMMAND,
     &version::SUBCOMMAND,
 ];
 
-/// The settings that tell where the running server is.
-pub const SERVER: Option<&[&str]> = Some(&["listen"]);
+/// The settings that tell where the running server is, and who may ask it.
+pub const SERVER: Option<&[&str]> = Some(&["listen", "token-file"]);
+
+/// The flag of those that list.
+pub const JSON: Flag = Flag { name: "json", value: "", help: "for programs: as JSON" };
 
 impl Subcommand {
     /// The one of this name.
     pub fn named(name: &str) -> Option<&'static Subcommand> {
         SUBCOMMANDS.iter().copied().find(|subcommand| subcommand.name == name)
+    }
+
+    /// Whether it asks a running server, which may ask for a token.
+    pub fn asks_a_server(&self) -> bool {
+        self.settings == SERVER
     }
 
     /// The settings that concern it.

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::{Config, Listen, LogFormat, MAX_DURATION};
+use super::{Config, Listen, LogFormat, MAX_DURATION, Token};
 use crate::error::Error;
 use crate::processing::work::Work;
 
@@ -38,6 +38,19 @@ pub const SETTINGS: &[Setting] = &[
         default: "none",
         help: "a further name that Host may have on loopback",
         set: |config, text| hosts(text).map(|v| config.allow_hosts = v),
+    },
+    Setting {
+        flag: "token-file",
+        value: "FILE",
+        default: "none",
+        help: "holds the token that requests must bear",
+        set: |config, text| match text {
+            "" => Err("name a file that holds a token".into()),
+            path => {
+                config.token = Some(Token::in_file(path));
+                Ok(())
+            }
+        },
     },
     Setting {
         flag: "db",
@@ -195,6 +208,10 @@ impl Setting {
             Some(text) => self.apply(config, name, text),
             None if self.flag == "db" => {
                 config.db = text.into();
+                Ok(())
+            }
+            None if self.flag == "token-file" => {
+                config.token = Some(Token::in_file(text));
                 Ok(())
             }
             None => Err(Error::Usage(format!("{name}: {text:?} is not understood; use UTF-8"))),
@@ -361,6 +378,6 @@ mod tests {
     #[test]
     fn a_refused_value_is_named_with_its_flag_and_the_remedy() {
         assert_eq!(set("workers", "0").unwrap_err(), "--workers: \"0\" is not understood; use a whole number from 1 to 256");
-        assert_eq!(SETTINGS[4].variable(), "ORDERD_PROCESSING_TIME");
+        assert_eq!(SETTINGS[5].variable(), "ORDERD_PROCESSING_TIME");
     }
 }

@@ -105,7 +105,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Unlike std's, gives up when the backlog stays full.
-fn connect_unix(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+pub(super) fn connect_unix(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let socket = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let patience = TimeVal::new(patience.as_secs() as i64, i64::from(patience.subsec_micros()));
     socket::setsockopt(&socket, sockopt::SendTimeout, &patience)?;

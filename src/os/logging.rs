@@ -176,7 +176,11 @@ impl<'v> VisitValue<'v> for JsonValue<'_> {
 
 /// A text as JSON has it, with nothing in it that a terminal obeys.
 fn json_text(text: &str) -> String {
-    let json = serde_json::to_string(text).unwrap_or_default();
+    harmless_json(&serde_json::to_string(text).unwrap_or_default())
+}
+
+/// The same JSON, with nothing in it that a terminal obeys. Such characters stand only within texts, where an escape means the same.
+pub fn harmless_json(json: &str) -> String {
     let mut harmless = String::with_capacity(json.len());
     for c in json.chars() {
         if is_obeyed(c) {
@@ -208,7 +212,7 @@ fn quoted(value: &str) -> String {
 }
 
 /// The same text on one line, with nothing in it that a terminal obeys.
-fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

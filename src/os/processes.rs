@@ -26,6 +26,8 @@ pub const PREDECESSOR_LIVES: &str = "ORDERD_PREDECESSOR_LIVES";
 pub const LOCKED: &str = "ORDERD_LOCKED";
 /// Tells a child how many have been started before it.
 pub const RESTARTS: &str = "ORDERD_RESTARTS";
+/// The token that subcommands bear. It is theirs alone: a server that has it in its environment keeps it from its commands.
+pub const TOKEN: &str = "ORDERD_TOKEN";
 /// Has glibc give memory back: large pieces go back to the system when they are freed, which it unlearns after the first ones unless
 /// told. It reads this when a process starts, so only a parent can say it. The number of arenas stays: with two, an order cost 6
 /// microseconds more, as what one thread allocates another frees.
@@ -36,8 +38,9 @@ pub fn allocator_settings() -> impl Iterator<Item = (&'static str, &'static str)
     ALLOCATOR.into_iter().filter(|(name, _)| std::env::var_os(name).is_none())
 }
 
-/// Frees `command` of what this process has from its parent.
+/// Frees `command` of what this process has from its parent, and of the token.
 pub fn forget_parent(command: &mut Command) {
+    command.env_remove(TOKEN);
     manager::forget(command);
     if std::env::var_os(WORKER_OF).is_none() {
         return;

@@ -29,7 +29,7 @@ pub fn a_second_orderd_is_refused_by_whatever_path() -> Outcome {
         elsewhere.file("link.db").display().to_string(),
         elsewhere.file("folder/orders.db").display().to_string(),
     ];
-    let mut longest = Duration::ZERO;
+    let mut took = Vec::new();
     // Each of them takes a second, so a quick run has two.
     let step = if extent() == Extent::Quick { 3 } else { 1 };
     for round in 0..rounds {
@@ -41,12 +41,15 @@ pub fn a_second_orderd_is_refused_by_whatever_path() -> Outcome {
             }
             let began = Instant::now();
             Ended::of(command(&folder, &["--db", path])).expect_refused(&["in use by another orderd"]);
-            longest = longest.max(began.elapsed());
+            took.push(began.elapsed());
         }
     }
-    if longest > AT_MOST {
+    took.sort();
+    // One in ten may have met a machine that stood still.
+    let (nearly_all, longest) = (took[took.len() * 9 / 10], took[took.len() - 1]);
+    if nearly_all > AT_MOST {
         let most = AT_MOST + 10 * start_takes();
-        assert!(longest < most, "refused after {longest:?}, and {most:?} would do on this machine");
+        assert!(nearly_all < most, "refused after {nearly_all:?}, and {most:?} would do on this machine");
     }
     load.wait_for_more(1);
     let told = load.stop();
@@ -58,7 +61,7 @@ pub fn a_second_orderd_is_refused_by_whatever_path() -> Outcome {
     told.holds(&control);
     control.stop();
     Ok(format!(
-        "{rounds} rounds of {} paths at most, refused within {longest:.2?}; control: taken once the first has ended",
+        "{rounds} rounds of {} paths at most, nine of ten refused within {nearly_all:.2?}, all within {longest:.2?}; control: taken once the first has ended",
         paths.len()
     ))
 }

@@ -33,7 +33,7 @@ pub use conversation::Conversation;
 pub use document::{Document, Operation, entries};
 pub use load::beside;
 pub use local::Local;
-pub use process::{Ended, Process, in_clean_environment, is_running, orderd, signal};
+pub use process::{Ended, Process, asking, in_clean_environment, is_running, orderd, signal};
 pub use readers::{SlowReaders, Wanted};
 pub use requests::{
     CHUNKED, CONTINUE, HOST, JSON, badly_framed, chunks, created, get, head, ids, in_status, largest_order, length_of,

@@ -22,6 +22,7 @@ mod api {
     mod records;
     mod requests;
     mod tester;
+    mod token;
 }
 
 mod http {
@@ -64,8 +65,10 @@ mod server {
 }
 
 mod process {
+    mod ask;
     mod carried;
     mod cli;
+    mod create;
     mod deploy;
     mod examples;
     mod log;
@@ -78,4 +81,5 @@ mod process {
     mod stop;
     mod strangers;
     mod supervisor;
+    mod token;
 }

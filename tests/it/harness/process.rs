@@ -4,7 +4,7 @@
 //! told or killed is always the one that was started.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,6 +22,17 @@ use super::{Client, Folder, PATIENCE, Serving, comes_true, get};
 /// A command that runs the binary with nothing of orderd's in its environment, in `folder`.
 pub fn orderd(folder: &Folder) -> Command {
     in_clean_environment(Command::new(env!("CARGO_BIN_EXE_orderd")), folder)
+}
+
+/// A command that runs the binary with these words, told where `server` listens.
+pub fn asking(folder: &Folder, server: &Process, args: &[&str]) -> Command {
+    let listen = match server.address() {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let mut command = orderd(folder);
+    command.args(args).env("ORDERD_LISTEN", listen);
+    command
 }
 
 /// Runs `command` in `folder`, with nothing of orderd's in its environment.
@@ -216,18 +227,47 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Runs `command` to its end, with this on its standard input.
+    #[track_caller]
+    pub fn fed(mut command: Command, input: impl Into<Vec<u8>>) -> Ended {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        command.stdin(reader);
+        let input = input.into();
+        // It may end before it has read all.
+        std::thread::spawn(move || _ = writer.write_all(&input));
+        Ended::of(command)
+    }
+
     /// Runs `command` to its end.
     #[track_caller]
     pub fn of(mut command: Command) -> Ended {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = read_all(child.stdout.take().unwrap());
         let stderr = read_all(child.stderr.take().unwrap());
+        // With it goes our end of a pipe.
+        command.stdin(Stdio::null());
         let Some(status) = wait_for(&mut child) else {
             let _ = child.kill();
             let _ = child.wait();
             panic!("{command:?} does not end");
         };
         Ended { code: status.code(), stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+    }
+
+    /// Checks that it did what it was to do, and said this alone.
+    #[track_caller]
+    pub fn expect_done(&self, says: &str) {
+        assert_eq!((self.code, self.stdout.as_str(), self.stderr.as_str()), (Some(0), says, ""), "{self:?}");
+    }
+
+    /// Checks that it could not be done: status 1, and one line on standard error that has all of `words`.
+    #[track_caller]
+    pub fn expect_failed(&self, words: &[&str]) {
+        assert_eq!((self.code, self.stdout.as_str()), (Some(1), ""), "{self:?}");
+        assert!(self.stderr.starts_with("orderd: ") && self.stderr.lines().count() == 1, "expected one line: {self:?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "expected {word:?} in {self:?}");
+        }
     }
 
     /// Checks that it was refused as the user's to mend: status 2, and one line on standard error that has all of `words`.

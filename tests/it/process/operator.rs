@@ -8,32 +8,10 @@ use std::net::TcpListener;
 
 use orderd::Address;
 
-use crate::harness::{Ended, Folder, PATIENCE, Process, Serving, connection, created, ids, order, orderd, poll_until};
+use crate::harness::{Ended, Folder, PATIENCE, Process, Serving, asking, connection, created, ids, order, orderd, poll_until};
 
-/// Runs `orderd` with these words, told where `server` listens.
 fn run(folder: &Folder, server: &Process, args: &[&str]) -> Ended {
-    let listen = match server.address() {
-        Address::Tcp(address) => address.to_string(),
-        Address::Unix(path) => format!("unix:{}", path.display()),
-    };
-    let mut command = orderd(folder);
-    command.args(args).env("ORDERD_LISTEN", listen);
-    Ended::of(command)
-}
-
-#[track_caller]
-fn expect_done(ended: &Ended, says: &str) {
-    assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), says, ""), "{ended:?}");
-}
-
-/// Status 1, and one line on standard error that has all of `words`.
-#[track_caller]
-fn expect_failed(ended: &Ended, words: &[&str]) {
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
-    assert!(ended.stderr.starts_with("orderd: ") && ended.stderr.lines().count() == 1, "expected one line: {ended:?}");
-    for word in words {
-        assert!(ended.stderr.contains(word), "expected {word:?} in {ended:?}");
-    }
+    Ended::of(asking(folder, server, args))
 }
 
 /// Has every order of `server` fail, as if its attempts were used up.
@@ -54,11 +32,11 @@ fn one_failed_order_is_tried_again_over_tcp_and_unix_sockets() {
         server.create(ids(0..2));
         ids(0..2).for_each(|id| _ = server.wait_for(&id, "Failed"));
         fs::write(folder.file("mended"), "").unwrap();
-        expect_done(&run(&folder, &server, &["retry", "o-0"]), "1 order will be tried again\n");
+        run(&folder, &server, &["retry", "o-0"]).expect_done("1 order will be tried again\n");
         assert_eq!(server.wait_for("o-0", "Completed")["attempts"], 2);
         assert_eq!(server.status("o-1"), "Failed");
-        expect_failed(&run(&folder, &server, &["retry", "o-0"]), &["o-0", "only an order that has failed"]);
-        expect_failed(&run(&folder, &server, &["retry", "nobody"]), &["nobody", "Order not found"]);
+        run(&folder, &server, &["retry", "o-0"]).expect_failed(&["o-0", "only an order that has failed"]);
+        run(&folder, &server, &["retry", "nobody"]).expect_failed(&["nobody", "Order not found"]);
         server.stop();
     }
 }
@@ -68,7 +46,7 @@ fn one_failed_order_is_tried_again_over_tcp_and_unix_sockets() {
 fn all_failed_orders_are_tried_again_and_no_others() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--exec", "test -e mended || exit 65", "--concurrency", "16"]);
-    expect_done(&run(&folder, &server, &["retry", "--failed"]), "0 orders will be tried again\n");
+    run(&folder, &server, &["retry", "--failed"]).expect_done("0 orders will be tried again\n");
     server.create(ids(0..250));
     let large = vec![format!("\"{}\"", "i".repeat(255)); 999].join(",");
     for id in ["large-1", "large-2"] {
@@ -78,7 +56,7 @@ fn all_failed_orders_are_tried_again_and_no_others() {
     fs::write(folder.file("mended"), "").unwrap();
     server.create((0..10).map(|n| format!("fine-{n}")));
     (0..10).for_each(|n| _ = server.wait_for(&format!("fine-{n}"), "Completed"));
-    expect_done(&run(&folder, &server, &["retry", "--failed"]), "252 orders will be tried again\n");
+    run(&folder, &server, &["retry", "--failed"]).expect_done("252 orders will be tried again\n");
     server.wait_until_completed(262);
     assert!(server.rows().iter().all(|row| row.attempts == if row.order_id.starts_with("fine") { 1 } else { 2 }));
     server.stop();
@@ -94,7 +72,7 @@ fn an_id_may_need_any_escape() {
     }
     fail_all(&server);
     for id in strange {
-        expect_done(&run(&folder, &server, &["retry", "--", id]), "1 order will be tried again\n");
+        run(&folder, &server, &["retry", "--", id]).expect_done("1 order will be tried again\n");
     }
     assert!(server.rows().iter().all(|row| row.status == "Pending" && row.attempts == 5), "{:#?}", server.rows());
     server.stop();
@@ -111,8 +89,8 @@ fn who_cannot_be_reached_is_named_with_the_remedy() {
     // Bound and given back, so that nobody listens there.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for args in [&["retry", "1"][..], &["retry", "--failed"]] {
-        expect_failed(&run(&free, args), &[&free, "start it", "--listen"]);
-        expect_failed(&run("unix:nobody.sock", args), &["unix:nobody.sock", "--listen"]);
+        run(&free, args).expect_failed(&[&free, "start it", "--listen"]);
+        run("unix:nobody.sock", args).expect_failed(&["unix:nobody.sock", "--listen"]);
     }
     assert_eq!(folder.names(), [""; 0], "no database is made");
 
@@ -123,7 +101,7 @@ fn who_cannot_be_reached_is_named_with_the_remedy() {
         use std::io::Write;
         other.accept().unwrap().0.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").unwrap();
     });
-    expect_failed(&run(&address, &["retry", "1"]), &[&address]);
+    run(&address, &["retry", "1"]).expect_failed(&[&address]);
     answer.join().unwrap();
 }
 
@@ -148,7 +126,7 @@ fn what_is_typed_wrong_is_refused() {
 fn what_is_no_id_is_refused_by_the_server() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--concurrency", "0"]);
-    expect_failed(&run(&folder, &server, &["retry", ""]), &["at least 1 character"]);
-    expect_failed(&run(&folder, &server, &["retry", &"i".repeat(256)]), &["at most 255 bytes"]);
+    run(&folder, &server, &["retry", ""]).expect_failed(&["at least 1 character"]);
+    run(&folder, &server, &["retry", &"i".repeat(256)]).expect_failed(&["at most 255 bytes"]);
     server.stop();
 }

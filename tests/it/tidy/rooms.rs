@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 /// Each room with the rooms, or parts of them, that it may import. All may import [`FOR_ALL`].
 pub const MAY_IMPORT: [(&str, &[&str]); 11] = [
-    ("cli", &["supervisor", "server", "config", "http::client", "store"]),
+    ("cli", &["supervisor", "server", "config", "http::client", "http::percent", "store"]),
     ("supervisor", &["config", "http::listener", "http::probe", "store"]),
     ("server", &["service", "processing", "http", "store", "config"]),
     ("service", &["api", "http", "store"]),
     // The vocabulary of both.
-    ("config", &["processing::Work", "processing::work", "http::Listen", "http::listener"]),
+    ("config", &["processing::Work", "processing::work", "http::Listen", "http::listener", "http::bearer"]),
     ("api", &["store", "http", "order"]),
     ("processing", &["store", "order"]),
     ("store", &["order"]),
