@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use orderd::Address;
 
-pub use browser::Browser;
+pub use browser::{Browser, policy_hash};
 pub use client::{Answer, Client};
 pub use conversation::Conversation;
 pub use document::{Document, Operation, entries};

@@ -4,7 +4,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Browser, Document, Folder, Local, PATIENCE, Process, Serving, comes_true, created, in_status, order, request};
+use crate::harness::{
+    Browser, Document, Folder, Local, PATIENCE, Process, Serving, comes_true, created, in_status, order, policy_hash, request,
+};
 
 /// How long the page may be, in bytes.
 const MAX_PAGE_BYTES: usize = 30_000;
@@ -39,7 +41,7 @@ fn the_reference_is_one_file_whose_policy_names_what_is_within_it() {
     let policy = answer.header("Content-Security-Policy").unwrap();
     for name in ["script", "style"] {
         let within = html.split_once(&format!("<{name}>")).unwrap().1.split_once(&format!("</{name}>")).unwrap().0;
-        let hash = hash(within);
+        let hash = policy_hash(within);
         assert!(policy.contains(&format!("; {name}-src '{hash}'; ")), "src/api/pages.rs must say {hash} for the {name}");
     }
     assert!(!html.contains("http:") && !html.contains("https:") && !html.contains("src="), "it names another place");

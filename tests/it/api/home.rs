@@ -5,8 +5,8 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::harness::{
-    Answer, Browser, Folder, Local, PATIENCE, Process, Serving, connection, created, get, ids, order, orderd, poll_until,
-    request, tcp_address, with,
+    Answer, Browser, Folder, Local, PATIENCE, Process, Serving, connection, created, get, ids, order, orderd, policy_hash,
+    poll_until, request, tcp_address, with,
 };
 
 /// How long the page may be, in bytes.
@@ -16,13 +16,6 @@ const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q
 
 fn page(server: &impl Serving, path: &str) -> Answer {
     server.ask(with(get(path), BROWSER))
-}
-
-/// The hash of a text as a policy names it.
-fn hash(text: &str) -> String {
-    let script = "import base64, hashlib, sys\nprint('sha256-' + base64.b64encode(hashlib.sha256(sys.argv[1].encode()).digest()).decode())";
-    let output = Command::new("python3").args(["-c", script, text]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_string()
 }
 
 /// What stands between the first `<name>` and its end.
@@ -40,7 +33,7 @@ fn the_page_runs_and_shows_what_is_within_it_and_nothing_else() {
     let policy = answer.header("Content-Security-Policy").unwrap();
     for name in ["script", "style"] {
         assert_eq!(html.matches(&format!("<{name}")).count(), 1, "one {name}, which has no attributes");
-        let hash = hash(element(html, name));
+        let hash = policy_hash(element(html, name));
         assert!(
             policy.contains(&format!("; {name}-src '{hash}'; ")),
             "src/api/pages.rs must say {hash} for the {name} of the page"

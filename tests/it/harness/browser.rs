@@ -191,3 +191,10 @@ impl Drop for Browser {
         let _ = self.driver.wait();
     }
 }
+
+/// The hash of a text as a policy names it.
+pub fn policy_hash(text: &str) -> String {
+    let script = "import base64, hashlib, sys\nprint('sha256-' + base64.b64encode(hashlib.sha256(sys.argv[1].encode()).digest()).decode())";
+    let output = Command::new("python3").args(["-c", script, text]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_string()
+}
