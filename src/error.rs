@@ -87,6 +87,12 @@ pub enum Error {
     /// Writing failed in a way after which nothing is known for sure: the change may or may not be on disk. No further write
     /// is acknowledged; the process must end, and its successor recovers from the log.
     Broken(String),
+    /// The server can't be reached, or takes no writes. Nothing was changed.
+    #[cfg(feature = "postgres")]
+    Offline(String),
+    /// The connection was lost in the middle of a change, which may or may not be stored. Asking again is safe.
+    #[cfg(feature = "postgres")]
+    Unknown(String),
     /// Anything else that the database reports. Rolled back.
     Database(Box<dyn std::error::Error + Send + Sync>),
     /// A thread cannot be started.
@@ -114,6 +120,10 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later without anybody ending this process.
     pub fn is_transient(&self) -> bool {
+        #[cfg(feature = "postgres")]
+        if let Error::Offline(_) | Error::Unknown(_) = self {
+            return true;
+        }
         matches!(self, Error::DiskFull | Error::Unwritable(_) | Error::Busy)
     }
 
@@ -140,6 +150,8 @@ impl Error {
             Error::Unreachable { .. } | Error::Refused(_) | Error::Output(_) => 1,
             Error::DiskFull | Error::Unwritable(_) | Error::Busy | Error::Broken(_) | Error::Database(_) => 1,
             Error::Thread(_) | Error::Worker(_) => 1,
+            #[cfg(feature = "postgres")]
+            Error::Offline(_) | Error::Unknown(_) => 1,
             Error::Reported { exit_status } => *exit_status,
         }
     }
@@ -215,6 +227,10 @@ impl fmt::Display for Error {
             Error::Busy => f.write_str("another program holds the database's write lock"),
             Error::Broken(what) => write!(f, "the database can no longer be written safely: {what}"),
             Error::Database(source) => write!(f, "database: {source}"),
+            #[cfg(feature = "postgres")]
+            Error::Offline(what) => write!(f, "the database can't be reached: {what}"),
+            #[cfg(feature = "postgres")]
+            Error::Unknown(what) => write!(f, "it may or may not be stored: {what}"),
             Error::Thread(source) => write!(f, "cannot start a thread: {source}; raise the limit of processes"),
             Error::Worker(source) => write!(f, "cannot start a worker process: {source}; try --no-supervisor"),
             Error::Unreachable { address, source } => {

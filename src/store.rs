@@ -13,12 +13,20 @@ mod alarm;
 mod backend;
 mod checkpoints;
 mod commit;
+#[cfg(test)]
+mod conformance;
 mod ends;
 mod figures;
+#[cfg(feature = "postgres")]
+mod lock;
 pub mod orders;
+#[cfg(feature = "postgres")]
+mod postgres;
 pub mod retention;
+mod rows;
 mod sqlite;
 mod steps;
+mod tenure;
 #[cfg(test)]
 pub(crate) mod tests;
 mod write;
@@ -30,14 +38,20 @@ use crate::error::Error;
 use crate::order::{NewOrder, Order, OrderId, Status};
 use crate::os::clock::Clock;
 use alarm::Alarm;
-use backend::{Readers, Upkeep, read};
+use backend::{Place, Readers, Upkeep, read};
 use commit::Committer;
 use ends::Waiting;
 pub use figures::Figures;
 use figures::Meters;
+#[cfg(feature = "postgres")]
+pub use lock::Lock;
+#[cfg(feature = "postgres")]
+pub use postgres::is_server;
+#[cfg(not(feature = "postgres"))]
 pub use sqlite::Lock;
 pub use sqlite::{backup, check, copy, restore};
 use steps::Steps;
+pub use tenure::Tenure;
 pub(crate) use write::LONGEST_WAIT_MS;
 use write::{Asked, Process, Prune, Write};
 pub use write::{Changed, Claimed, Created, Ending, Outcome, Pruned};
@@ -118,6 +132,7 @@ pub struct Store {
     meters: Arc<Meters>,
     upkeep: Upkeep,
     readers: Readers,
+    tenure: Tenure,
     steps: Steps,
 }
 
@@ -131,9 +146,9 @@ impl Store {
     pub fn open(lock: &Lock, opening: Opening, on_broken: impl FnOnce(Refused) + Send + 'static) -> Result<Store, Error> {
         let alarm = Arc::new(Alarm::new(on_broken));
         let meters = Arc::new(Meters::new(opening.clock.now_ms()));
-        let (backend, readers, upkeep) = backend::open(lock, &opening, alarm.clone(), meters.clone())?;
+        let Place { backend, readers, upkeep, tenure } = backend::open(lock, &opening, alarm.clone(), meters.clone())?;
         let committer = Committer::start(backend, opening.clock.clone(), alarm.clone(), meters.clone())?;
-        let store = Store { committer, alarm, meters, upkeep, readers, steps: Steps::new(opening.clock) };
+        let store = Store { committer, alarm, meters, upkeep, readers, tenure, steps: Steps::new(opening.clock) };
         // Not worth a refusal to start.
         if let Ok(Some(ms)) = read!(store.readers, newest_completion_ms()) {
             store.meters.completed_at(ms);
@@ -252,6 +267,28 @@ impl Store {
     /// As said above.
     pub fn in_processing(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
         self.alarm.heed(read!(self.readers, in_processing()))
+    }
+
+    /// The claim and the id of orders in `Processing` that others have left since the first look, as their lease has ended. There are
+    /// none where there is no lease.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn orphans(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
+        read!(self.readers, orphans())
+    }
+
+    /// How many orders are in `Processing` by the processes of this machine that share a lock.
+    ///
+    /// # Errors
+    /// As said above.
+    pub fn processing_here(&self) -> Result<u64, Error> {
+        read!(self.readers, processing_here())
+    }
+
+    /// Until when what was claimed may be worked on.
+    pub fn tenure(&self) -> Tenure {
+        self.tenure.clone()
     }
 
     /// Up to `limit` orders that arrived before the place `before`, newest first: fewer, with [`Page::next`] set, if their records

@@ -57,10 +57,24 @@ fn run(config: &Config, given: &Given) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Usage`].
 pub fn is_there(db: &Path) -> Result<(), Error> {
+    #[cfg(feature = "postgres")]
+    is_a_file(db)?;
     match db.exists() {
         true => Ok(()),
         false => Err(Error::Usage(format!("{} does not exist; name the database with --db", db.display()))),
     }
+}
+
+/// Refuses a server, which has tools of its own; and without the URL, as there may be a password in it.
+///
+/// # Errors
+/// [`Error::Usage`].
+#[cfg(feature = "postgres")]
+pub fn is_a_file(db: &Path) -> Result<(), Error> {
+    if crate::store::is_server(db) {
+        return Err(Error::Usage("this is for a file; a PostgreSQL server has tools of its own, such as pg_dump".into()));
+    }
+    Ok(())
 }
 
 fn damaged(db: &Path, problems: &[String]) -> String {

@@ -41,7 +41,11 @@ fn run(config: &Config, given: &Given) -> Result<(), Error> {
 /// Deletes orders in these statuses that ended longer than `older_than` ago.
 fn prune(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(), Error> {
     logging::init(config.log_level, config.log_format);
-    if !config.db.exists() {
+    #[cfg(feature = "postgres")]
+    let is_there = crate::store::is_server(&config.db) || config.db.exists();
+    #[cfg(not(feature = "postgres"))]
+    let is_there = config.db.exists();
+    if !is_there {
         return Err(Error::Usage(format!("{} does not exist; name the database with --db", config.db.display())));
     }
     let lock = Lock::acquire(&config.db).map_err(|e| match e {

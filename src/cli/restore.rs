@@ -24,6 +24,8 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
 };
 
 fn run(config: &Config, given: &Given) -> Result<(), Error> {
+    #[cfg(feature = "postgres")]
+    super::check::is_a_file(&config.db)?;
     let lock = Lock::acquire(&config.db).map_err(|e| match e {
         Error::Owned { file } => Error::Usage(format!("{} is in use by a running orderd; stop it first", file.display())),
         e => e,

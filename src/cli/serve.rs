@@ -5,9 +5,10 @@
 //! status.
 
 use std::fmt::Display;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::arguments::Given;
@@ -111,7 +112,10 @@ fn refuse_meanwhile(config: &Config, events: &Receiver<Event>, why: Error) -> Re
 
 fn serve_alone(config: &Config) -> Result<(), Error> {
     let (events, inbox) = channel();
-    let (mut is_stopping, sender, database) = (false, events.clone(), config.db.clone());
+    let (mut is_stopping, sender) = (false, events.clone());
+    // Which one it is, its lock says.
+    let locked = Arc::new(OnceLock::new());
+    let database = locked.clone();
     // The status of a stop that a second signal has cut short; 0 of one that none has.
     let cut_short = Arc::new(AtomicU8::new(0));
     let cut = cut_short.clone();
@@ -124,7 +128,7 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
             log::warn!("stopped by a second signal");
             let status = u8::try_from(128 + signal).unwrap_or(1);
             cut.store(status, Ordering::SeqCst);
-            supervisor::end_commands(&database);
+            database.get().into_iter().for_each(|database: &PathBuf| supervisor::end_commands(database));
             std::process::exit(status.into());
         }
         is_stopping = true;
@@ -132,6 +136,7 @@ fn serve_alone(config: &Config) -> Result<(), Error> {
         let _ = sender.send(Event::Stop);
     })?;
     let Ground { listener, address, is_lent, lock } = Ground::take(config)?;
+    let _ = locked.set(lock.database().to_path_buf());
     let server = start(config, Foundations { listener: Some(listener), lock, predecessor_lives: false, restarts: 0 }, events)?;
     if is_lent {
         server.leave_socket();

@@ -178,6 +178,19 @@ pub const SETTINGS: &[Setting] = &[
         help: "one process only, where another supervisor is",
         set: |config, text| switch(text).map(|v| config.supervisor = !v),
     },
+    // For what a URL may hold: the command line is for everybody to see.
+    #[cfg(feature = "postgres")]
+    Setting {
+        flag: "db-file",
+        value: "FILE",
+        default: "none",
+        help: "a file with what --db would say",
+        set: |config, file| {
+            let text = std::fs::read_to_string(file).map_err(|e| format!("it can't be read: {e}"))?;
+            config.db = text.trim().into();
+            Ok(())
+        },
+    },
 ];
 
 impl Setting {
@@ -196,6 +209,13 @@ impl Setting {
     /// # Errors
     /// [`Error::Usage`], one line that starts with `name`, which the user gave it by, and says what is allowed.
     pub fn apply(&self, config: &mut Config, name: &str, text: &str) -> Result<(), Error> {
+        #[cfg(not(feature = "postgres"))]
+        if self.flag == "db" && ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
+            // Without the URL, as there may be a password in it.
+            return Err(Error::Usage(format!(
+                "{name}: this orderd keeps orders in a file; one for PostgreSQL is made by cargo install --path . --features postgres"
+            )));
+        }
         (self.set)(config, text).map_err(|remedy| Error::Usage(format!("{name}: {text:?} is not understood; {remedy}")))
     }
 

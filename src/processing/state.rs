@@ -11,12 +11,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::stop::Stop;
-use super::task::{Attempt, Running, Task, Tasks};
+use super::task::{Attempt, Running, Task, Tasks, Terminate};
 use super::work::{Work, WorkError};
 use super::{Message, Notifier, RETRY_AFTER, Settings, journal};
 use crate::order::OrderId;
 use crate::os::marks::{self, Mark};
-use crate::store::{Claimed, Ending, LONGEST_WAIT_MS, Outcome, Refused, Store};
+use crate::store::{Claimed, Ending, LONGEST_WAIT_MS, Outcome, Refused, Store, Tenure};
 
 /// How often to look at the table without a notice: someone may have put an order back with the sqlite3 shell.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,6 +37,11 @@ pub(super) struct State {
     /// Whether others may have left orders in `Processing`, whose attempts are to be ended before anything else.
     takeover_due: bool,
     store: Arc<Store>,
+    tenure: Tenure,
+    /// Under which name we work. None while we may not.
+    holder: Option<i64>,
+    /// Under which name the claim that is being written was asked for.
+    asked_as: Option<i64>,
     settings: Settings,
     /// Orders whose work is waiting, with the time at which each ends, earliest first: all take equally long.
     waiting: VecDeque<(Duration, Claimed)>,
@@ -60,8 +65,12 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(store: Arc<Store>, settings: Settings, notifier: Notifier, messages: Receiver<Message>) -> State {
+        let tenure = store.tenure();
         State {
             messages,
+            holder: tenure.holder(),
+            asked_as: None,
+            tenure,
             notifier,
             mark: Arc::new(Mark::new(&settings.database)),
             predecessor_lives: settings.predecessor_lives,
@@ -85,6 +94,7 @@ impl State {
     /// Runs until a stop is over.
     pub(super) fn run(mut self) {
         while !self.is_over() {
+            self.keep_to_tenure();
             self.collect_ended();
             self.terminate_tasks();
             if !self.writing && self.write_not_before.is_none_or(|at| at <= Instant::now()) {
@@ -145,6 +155,25 @@ impl State {
         })
     }
 
+    /// Ends the work that was begun under a name that we no longer have: another instance may begin it soon.
+    fn keep_to_tenure(&mut self) {
+        let holder = self.tenure.holder();
+        if holder == self.holder {
+            return;
+        }
+        if self.holder.is_some() {
+            let under_way = self.waiting.len() + self.tasks.len();
+            log::warn!("the lease can't be proved any more; ending what is under way: {under_way}");
+            self.unfinished.extend(self.waiting.drain(..).map(|(_, order)| order));
+            // At once: a command that takes its time would outlast the lease.
+            for how in [Terminate::Stopping, Terminate::Kill] {
+                self.unfinished.extend(self.tasks.terminate_all(how).into_iter().map(|(order, _)| order));
+            }
+        }
+        self.holder = holder;
+        self.maybe_pending = true;
+    }
+
     fn collect_ended(&mut self) {
         let now = self.settings.clock.elapsed();
         while let Some(&(_, order)) = self.waiting.front().filter(|(ends, _)| *ends <= now) {
@@ -175,7 +204,13 @@ impl State {
         if self.takeover_due && self.stop.is_none() {
             self.take_over();
         }
-        let may_begin = self.stop.is_none() && self.no_room_until.is_none_or(|at| at <= Instant::now());
+        if self.stop.is_none() && self.tenure.take_orphans() {
+            // What can't be read now is there at the next beat.
+            let left = self.store.orphans().unwrap_or_default();
+            self.end_interrupted(left);
+        }
+        let may_begin =
+            self.stop.is_none() && self.holder.is_some() && self.no_room_until.is_none_or(|at| at <= Instant::now());
         let claim = if self.maybe_pending && may_begin { self.room() } else { 0 };
         if !self.ended.is_empty() || claim > 0 {
             self.process(claim);
@@ -204,7 +239,13 @@ impl State {
         // What can't be read now is looked at again.
         let Ok(interrupted) = self.store.in_processing() else { return };
         self.takeover_due = false;
-        let interrupted: Vec<_> = interrupted.into_iter().filter(|(order, _)| !own.contains(order)).collect();
+        self.end_interrupted(interrupted);
+    }
+
+    /// Ends attempts that nobody is making any more.
+    fn end_interrupted(&mut self, left: Vec<(Claimed, OrderId)>) {
+        let own = self.own();
+        let interrupted: Vec<_> = left.into_iter().filter(|(order, _)| !own.contains(order)).collect();
         if !interrupted.is_empty() {
             log::info!(orders = interrupted.len(); "orderd ended while orders were being processed");
         }
@@ -233,7 +274,7 @@ impl State {
             return room;
         }
         // Without the counts there is none for now; the next look tries again.
-        let processing = self.store.counts().map_or(usize::MAX, |counts| counts.processing as usize);
+        let processing = self.store.processing_here().map_or(usize::MAX, |processing| processing as usize);
         room.saturating_sub(processing.saturating_sub(self.own().len()))
     }
 
@@ -244,6 +285,7 @@ impl State {
             self.notifier.notified.store(false, Ordering::Release);
             self.maybe_pending = false;
         }
+        self.asked_as = self.holder;
         let ended = std::mem::take(&mut self.ended);
         let deferrable = self.notified_at.is_some_and(|at| at.elapsed() < ORDERS_ARRIVE);
         let (told, messages) = (ended.clone(), self.notifier.messages.clone());
@@ -289,7 +331,7 @@ impl State {
     }
 
     fn begin(&mut self, claimed: Vec<Claimed>) {
-        if self.stop.is_some() {
+        if self.stop.is_some() || self.tenure.holder() != self.asked_as {
             // Claimed by a write that was under way.
             self.unfinished.extend(claimed);
             return;
@@ -300,8 +342,13 @@ impl State {
             self.waiting.extend(claimed.into_iter().map(|order| (ends, order)));
             return;
         }
+        let mut has_room = true;
         for order in claimed {
-            if let Err(why) = self.begin_task(order) {
+            if !has_room {
+                // What stands in the way of one does in that of the next, and to learn it may take long.
+                self.unfinished.push(order);
+            } else if let Err(why) = self.begin_task(order) {
+                has_room = false;
                 self.not_begun(order, &why);
             }
         }
@@ -321,6 +368,10 @@ impl State {
         let order = self.store.claimed_order(claimed).map_err(|e| format!("an order can't be read: {e}"))?;
         // Deleted since: there is nothing to do, and nothing to record.
         let Some(order) = order else { return Ok(()) };
+        if self.tenure.holder() != self.asked_as {
+            self.unfinished.push(claimed);
+            return Ok(());
+        }
         let order_id = order.order_id.clone();
         let messages = self.notifier.messages.clone();
         let task = Task::start(&self.settings.work, order, self.mark.clone(), move |attempt| {
@@ -396,6 +447,9 @@ impl State {
             if self.predecessor_lives && self.maybe_pending {
                 pause = pause.min(LOOK_FOR_ROOM_EVERY);
             }
+        }
+        if let (Some(_), Some(left)) = (self.holder, self.tenure.time_left()) {
+            pause = pause.min(left);
         }
         pause = pause.min(self.tasks.next_deadline().map_or(pause, |at| at.saturating_sub(now)));
         if let Some(stop) = &self.stop {

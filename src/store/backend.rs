@@ -8,14 +8,21 @@ use std::sync::Arc;
 use super::alarm::Alarm;
 use super::checkpoints::{Checkpoints, Duty};
 use super::figures::{Done, Meters};
+#[cfg(feature = "postgres")]
+use super::postgres;
+use super::sqlite;
+use super::tenure::Tenure;
 use super::write::Write;
-use super::{Lock, Opening, sqlite};
+use super::{Lock, Opening};
 use crate::error::Error;
 
 /// What the committer writes to.
 pub(super) enum Backend {
     /// A file, and the part that the committer has in copying its log back.
     File(sqlite::Writer, Duty),
+    /// A server.
+    #[cfg(feature = "postgres")]
+    Server(postgres::Writer),
 }
 
 impl Backend {
@@ -30,6 +37,8 @@ impl Backend {
                 writer.transaction(|tx| batch.iter_mut().try_for_each(|write| write.apply(tx, now_ms)))?;
                 Ok(writer.take_done())
             }
+            #[cfg(feature = "postgres")]
+            Backend::Server(writer) => writer.apply(batch, now_ms),
         }
     }
 
@@ -37,6 +46,8 @@ impl Backend {
     pub(super) fn log_bytes(&self) -> u64 {
         match self {
             Backend::File(writer, _) => writer.log_bytes(),
+            #[cfg(feature = "postgres")]
+            Backend::Server(_) => 0,
         }
     }
 
@@ -44,6 +55,8 @@ impl Backend {
     pub(super) fn makes_room(&mut self) -> bool {
         match self {
             Backend::File(writer, duty) => duty.makes_room(writer),
+            #[cfg(feature = "postgres")]
+            Backend::Server(_) => false,
         }
     }
 
@@ -51,6 +64,8 @@ impl Backend {
     pub(super) fn committed(&mut self) {
         match self {
             Backend::File(writer, duty) => duty.committed(writer),
+            #[cfg(feature = "postgres")]
+            Backend::Server(_) => {}
         }
     }
 
@@ -58,6 +73,8 @@ impl Backend {
     pub(super) fn give_up(&self) {
         match self {
             Backend::File(_, duty) => duty.give_up(),
+            #[cfg(feature = "postgres")]
+            Backend::Server(_) => {}
         }
     }
 }
@@ -65,6 +82,8 @@ impl Backend {
 /// What reads.
 pub(super) enum Readers {
     File(sqlite::Readers),
+    #[cfg(feature = "postgres")]
+    Server(postgres::Readers),
 }
 
 impl Readers {
@@ -72,6 +91,8 @@ impl Readers {
     pub(super) fn close(&self) {
         match self {
             Readers::File(readers) => readers.close(),
+            #[cfg(feature = "postgres")]
+            Readers::Server(readers) => readers.close(),
         }
     }
 }
@@ -81,6 +102,8 @@ macro_rules! read {
     ($readers:expr, $method:ident($($argument:expr),*)) => {
         match &$readers {
             $crate::store::backend::Readers::File(readers) => readers.view(|view| view.$method($($argument),*)),
+            #[cfg(feature = "postgres")]
+            $crate::store::backend::Readers::Server(readers) => readers.view(|view| view.$method($($argument),*)),
         }
     };
 }
@@ -89,6 +112,8 @@ pub(super) use read;
 /// What looks after the place beside the commits.
 pub(super) enum Upkeep {
     File(Checkpoints),
+    #[cfg(feature = "postgres")]
+    Server(postgres::Keeper),
 }
 
 impl Upkeep {
@@ -96,6 +121,8 @@ impl Upkeep {
     pub(super) fn trouble(&self) -> Option<String> {
         match self {
             Upkeep::File(checkpoints) => checkpoints.failing(),
+            #[cfg(feature = "postgres")]
+            Upkeep::Server(keeper) => keeper.trouble(),
         }
     }
 
@@ -103,21 +130,41 @@ impl Upkeep {
     pub(super) fn close(&self) {
         match self {
             Upkeep::File(checkpoints) => checkpoints.close(),
+            #[cfg(feature = "postgres")]
+            Upkeep::Server(keeper) => keeper.close(),
         }
     }
+}
+
+/// A place that is open.
+pub(super) struct Place {
+    pub(super) backend: Backend,
+    pub(super) readers: Readers,
+    pub(super) upkeep: Upkeep,
+    pub(super) tenure: Tenure,
 }
 
 /// Opens the place that `lock` owns.
 ///
 /// # Errors
 /// As [`super::Store::open`].
-pub(super) fn open(
-    lock: &Lock,
-    opening: &Opening,
-    alarm: Arc<Alarm>,
-    meters: Arc<Meters>,
-) -> Result<(Backend, Readers, Upkeep), Error> {
+pub(super) fn open(lock: &Lock, opening: &Opening, alarm: Arc<Alarm>, meters: Arc<Meters>) -> Result<Place, Error> {
+    #[cfg(feature = "postgres")]
+    if let Some(server) = lock.server() {
+        let (writer, readers, keeper, lease) = postgres::open(server, lock, opening)?;
+        return Ok(Place {
+            backend: Backend::Server(writer),
+            readers: Readers::Server(readers),
+            upkeep: Upkeep::Server(keeper),
+            tenure: Tenure { lease: Some(lease) },
+        });
+    }
     let (writer, readers, copier) = sqlite::open(lock, opening)?;
     let checkpoints = Checkpoints::start(copier, alarm, meters)?;
-    Ok((Backend::File(writer, checkpoints.duty()), Readers::File(readers), Upkeep::File(checkpoints)))
+    Ok(Place {
+        backend: Backend::File(writer, checkpoints.duty()),
+        readers: Readers::File(readers),
+        upkeep: Upkeep::File(checkpoints),
+        tenure: Tenure::default(),
+    })
 }

@@ -188,11 +188,6 @@ fn set(connection: &Connection, pragma: &str, value: &str, reads_back: &str) -> 
     Ok(())
 }
 
-/// A list that someone damaged with the sqlite3 shell reads as empty: it then differs from every order that can be sent.
-fn items_from_text(text: &str) -> Vec<String> {
-    serde_json::from_str(text).unwrap_or_default()
-}
-
 impl From<rusqlite::Error> for Error {
     /// Sorts what SQLite says by what may be done next.
     fn from(e: rusqlite::Error) -> Error {

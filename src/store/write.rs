@@ -96,8 +96,8 @@ pub(super) struct Process {
 
 /// A change of one kind: what is asked for, what is answered, and who is to hear it.
 pub(super) struct Asked<C, A> {
-    change: C,
-    answer: Option<A>,
+    pub(super) change: C,
+    pub(super) answer: Option<A>,
     done: Box<dyn FnOnce(Result<A, Refused>) + Send>,
 }
 

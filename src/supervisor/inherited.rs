@@ -49,6 +49,8 @@ impl Inherited {
         // The file that is locked, wherever a link may point by now.
         let database = std::env::var_os(LOCKED).map_or_else(|| config.db.clone(), Into::into);
         let lock = Lock::inherited(&database, File::from(lock))?;
+        #[cfg(feature = "postgres")]
+        let lock = lock.serving(&config.db)?;
         let predecessor_lives = std::env::var_os(PREDECESSOR_LIVES).is_some();
         let restarts = std::env::var(RESTARTS).ok().and_then(|count| count.parse().ok()).unwrap_or(0);
         Ok(Some(Inherited { listener, lock, predecessor_lives, restarts, parent }))

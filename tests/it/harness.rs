@@ -8,6 +8,8 @@
 
 mod browser;
 mod client;
+#[cfg(feature = "postgres")]
+mod cluster;
 mod conversation;
 mod document;
 mod load;
@@ -29,6 +31,8 @@ use orderd::Address;
 
 pub use browser::{Browser, policy_hash};
 pub use client::{Answer, Client};
+#[cfg(feature = "postgres")]
+pub use cluster::{Cluster, cluster};
 pub use conversation::Conversation;
 pub use document::{Document, Operation, entries};
 pub use load::beside;
@@ -46,6 +50,9 @@ pub use worker::{Worker, most_memory_during};
 
 /// The time to wait for what should come soon: far more than any machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Set when the tests are to be run on PostgreSQL. Those that open the file itself are none of these.
+#[cfg(feature = "postgres")]
+const ON_POSTGRES: &str = "TEST_ON_POSTGRES";
 /// The time at which a manual clock starts: 2023-11-14T22:13:20Z, in milliseconds.
 pub const T0: u64 = 1_700_000_000_000;
 
@@ -93,6 +100,16 @@ impl Folder {
         &self.0
     }
 
+    /// What servers in it are to have as `--db`: a file, or a schema of its own when the tests are run on PostgreSQL.
+    pub fn db(&self) -> PathBuf {
+        #[cfg(feature = "postgres")]
+        if std::env::var_os(ON_POSTGRES).is_some() {
+            let name = self.0.file_name().unwrap().to_str().unwrap().replace('-', "_");
+            return cluster().expect("PostgreSQL is installed").url(&name, "").into();
+        }
+        self.file("orders.db")
+    }
+
     /// The names of the files in it, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> =
@@ -122,6 +139,10 @@ pub struct Row {
 
 /// All rows of the database at `path`, in the order of their arrival.
 pub fn rows(path: &Path) -> Vec<Row> {
+    #[cfg(feature = "postgres")]
+    if path.starts_with("postgres:") {
+        return rows_of_schema(path);
+    }
     let sql = "SELECT order_id, total_amount, status, attempts, created_at, started_at, completed_at FROM orders ORDER BY seq";
     let connection = connection(path);
     let mut statement = connection.prepare(sql).unwrap();
@@ -137,6 +158,29 @@ pub fn rows(path: &Path) -> Vec<Row> {
         })
     };
     statement.query_map([], read).unwrap().map(|row| row.unwrap()).collect()
+}
+
+/// The same of the schema that a URL names.
+#[cfg(feature = "postgres")]
+fn rows_of_schema(url: &Path) -> Vec<Row> {
+    let url = url.to_str().unwrap();
+    let schema = url.split(['?', '&']).find_map(|parameter| parameter.strip_prefix("schema=")).unwrap();
+    let columns = "order_id, total_amount, status, attempts, created_at, started_at, completed_at";
+    let text = cluster().unwrap().sql(&format!("SELECT {columns} FROM {schema}.orders ORDER BY seq"));
+    let read = |line: &str| {
+        let fields: Vec<&str> = line.split('|').collect();
+        let number = |n: usize| fields[n].parse().ok();
+        Row {
+            order_id: fields[0].into(),
+            total_amount: fields[1].into(),
+            status: fields[2].into(),
+            attempts: number(3).unwrap(),
+            created_at: number(4).unwrap(),
+            started_at: number(5),
+            completed_at: number(6),
+        }
+    };
+    text.lines().map(read).collect()
 }
 
 /// A connection of its own to the database at `path`, such as the sqlite3 shell opens.

@@ -64,6 +64,17 @@ mod server {
     mod embedding;
 }
 
+#[cfg(feature = "postgres")]
+mod postgres {
+    mod instance;
+    mod ledger;
+    mod outages;
+    mod start;
+    mod takeover;
+
+    use instance::{Instance, MINUTE, Over, assert_books, assert_books_on, on_postgres, schema_of};
+}
+
 mod process {
     mod ask;
     mod carried;

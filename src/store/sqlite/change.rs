@@ -11,11 +11,11 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::items_from_text;
 use super::read::View;
 use crate::error::Error;
 use crate::order::{Amount, NewOrder, OrderId, Status, Transition};
 use crate::store::figures::Done;
+use crate::store::rows::{items_from_text, items_to_text};
 use crate::store::write::{Changed, Claimed, Created, Ending, LONGEST_WAIT_MS, Outcome, Pruned};
 
 /// The most orders that are deleted in one transaction: a few milliseconds of work, for which others have to wait.
@@ -305,10 +305,6 @@ impl Counted {
         };
         *counter += orders as u64;
     }
-}
-
-fn items_to_text(items: &[String]) -> String {
-    serde_json::to_string(items).expect("a list of strings always has a JSON form")
 }
 
 #[cfg(test)]

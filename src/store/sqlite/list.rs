@@ -6,13 +6,12 @@
 //! [`MOST_LOOKED_AT`] orders of it, so that such a page may hold few orders or none and still say where the next begins. Runs on
 //! the thread that asks. A page is one snapshot: it is all of one moment, or an error.
 
-use std::io;
-
 use rusqlite::{Connection, params};
 
 use super::read::{View, by_seq};
 use crate::error::Error;
-use crate::order::{Order, Status};
+use crate::order::Status;
+use crate::store::rows::json_bytes;
 use crate::store::{Filter, Page};
 
 /// The most orders that are looked at for one page, to find those that are in a status and of a user.
@@ -166,23 +165,6 @@ fn newest(mut places: Vec<i64>, limit: usize) -> Vec<i64> {
     places.sort_unstable_by(|a, b| b.cmp(a));
     places.truncate(limit);
     places
-}
-
-/// How long the record is as JSON.
-fn json_bytes(order: &Order) -> usize {
-    struct Counter(usize);
-    impl io::Write for Counter {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counter = Counter(0);
-    serde_json::to_writer(&mut counter, order).expect("a record always has a JSON form");
-    counter.0
 }
 
 #[cfg(test)]

@@ -8,11 +8,11 @@ use std::sync::Mutex;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::items_from_text;
 use crate::error::Error;
 use crate::order::{Amount, Order, OrderId, Status, Timestamp};
 use crate::os::sync::{try_unpoisoned, unpoisoned};
 use crate::store::Counts;
+use crate::store::rows::items_from_text;
 use crate::store::write::Claimed;
 
 /// The connections that read. Any thread may ask for a view; each takes whichever connection is free.
@@ -70,6 +70,16 @@ impl View<'_> {
             }
         }
         Ok(counts)
+    }
+
+    /// None: with the file's lock comes all that others have left.
+    pub(in crate::store) fn orphans(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// How many orders are in `Processing`: whoever has them shares the file's lock.
+    pub(in crate::store) fn processing_here(&self) -> Result<u64, Error> {
+        Ok(self.counts()?.processing)
     }
 
     /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if

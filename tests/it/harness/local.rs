@@ -27,18 +27,21 @@ impl Local {
 
     /// Starts one, set up as `change` wants it.
     pub fn start(change: impl FnOnce(&mut Config)) -> Local {
+        Local::start_with(|config, _| change(config))
+    }
+
+    fn start_with(change: impl FnOnce(&mut Config, &Folder)) -> Local {
         let folder = Arc::new(Folder::new());
         let listen = Listen::Tcp("127.0.0.1:0".into());
-        let mut config = Config { listen, db: folder.file("orders.db"), clock: Clock::manual(T0), ..Config::default() };
-        change(&mut config);
+        let mut config = Config { listen, db: folder.db(), clock: Clock::manual(T0), ..Config::default() };
+        change(&mut config, &folder);
         Local::start_in(folder, config)
     }
 
     /// Starts one whose work is `command`, run in its folder and tried again at once.
     pub fn running(command: &str, change: impl FnOnce(&mut Config)) -> Local {
-        Local::start(|config| {
-            let folder = config.db.parent().unwrap().display().to_string();
-            config.work = Work::Command(format!("cd {folder}; {command}"));
+        Local::start_with(|config, folder| {
+            config.work = Work::Command(format!("cd {}; {command}", folder.path().display()));
             config.retry_delay = Duration::ZERO;
             change(config);
         })

@@ -40,6 +40,10 @@ pub fn in_clean_environment(mut command: Command, folder: &Folder) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ORDERD_")) {
         command.env_remove(name);
     }
+    #[cfg(feature = "postgres")]
+    if std::env::var_os(super::ON_POSTGRES).is_some() {
+        command.env("ORDERD_DB", folder.db());
+    }
     command.current_dir(folder.path()).stdin(Stdio::null());
     command
 }
@@ -82,7 +86,7 @@ impl Process {
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
         // Nobody listens here; replaced as soon as the address is known.
         let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-        let mut process = Process { child, address, db: folder.file("orders.db"), stdout: Mutex::new(stdout), stderr };
+        let mut process = Process { child, address, db: folder.db(), stdout: Mutex::new(stdout), stderr };
         let first = process.stdout.lock().unwrap().recv_timeout(PATIENCE);
         if let Some(address) = first.as_deref().ok().and_then(address_in) {
             process.address = address;

@@ -26,8 +26,13 @@ const FOR_ALL: [&str; 2] = ["os", "error"];
 /// The map of the library and the start of the binary, which name everything.
 const NOT_HELD: [&str; 2] = ["lib", "main"];
 /// A crate, and the paths below which alone it is named.
-const NAMED_ONLY_IN: [(&str, &[&str]); 2] =
-    [("rusqlite", &["store/sqlite.rs", "store/sqlite/"]), ("tiny_http", &["http.rs", "http/"])];
+const NAMED_ONLY_IN: [(&str, &[&str]); 5] = [
+    ("rusqlite", &["store/sqlite.rs", "store/sqlite/"]),
+    ("tiny_http", &["http.rs", "http/"]),
+    ("tokio_postgres", &["store/postgres/"]),
+    ("tokio_rustls", &["store/postgres/"]),
+    ("tokio", &["store/postgres/"]),
+];
 
 /// What is wrong in these files, each of which comes with its path below `src`.
 pub fn faults(files: &[(String, String)]) -> Vec<String> {

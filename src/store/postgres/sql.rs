@@ -1,0 +1,169 @@
+//! The statements that change orders. Each is one round trip, and keeps the counts of its own instance in the same transaction.
+//!
+//! What holds for all of them: an order's row is locked before a row of `counts`, rows are locked in an order that every instance
+//! has (that of ids, or of arrival), or skipped where another has them; so no two wait for each other. An attempt is named by
+//! (seq, attempts, owner), and every change of one is guarded by all three and by its status. Each status is a literal and no
+//! parameter, as a plan that serves every status can't use the index of one.
+//!
+//! Where a condition reads `status || ''` or `owner + 0`, that keeps the planner from any index but the primary key. A plan is made
+//! once, while the table may be small, and the other indexes hold every dead entry of a busy queue.
+
+/// $1 to $4 ids, users, items and amounts, no id twice; $5 now; $6 slot. Places are given in the order of arrival, locks taken in that
+/// of ids: two instances that are sent the same orders in opposite order would wait for each other.
+pub(super) const CREATE: &str = "
+WITH new AS (
+  INSERT INTO orders (seq, order_id, user_id, item_ids, total_amount, status, created_at)
+  SELECT n, a, b, c, d, 'Pending', $5::bigint FROM (
+    SELECT nextval('orders_seq') AS n, a, b, c, d FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS u (a, b, c, d)
+  ) AS placed ORDER BY a COLLATE \"C\"
+  ON CONFLICT (order_id) DO NOTHING RETURNING order_id),
+counted AS (UPDATE counts SET pending = pending + (SELECT count(*) FROM new) WHERE slot = $6::smallint AND EXISTS (SELECT 1 FROM new))
+SELECT order_id FROM new";
+
+/// $1 ids. Of orders that were there before. A statement of its own: the row of another transaction that has just committed is not
+/// in the snapshot of the one that ran into it.
+pub(super) const OLDER: &str = "SELECT order_id, user_id, item_ids, total_amount FROM orders WHERE order_id = ANY($1::text[])";
+
+/// $1 limit, $2 now, $3 me, $4 slot, $5 the lowest place to look at, $6 how many of the due go first, $7 the longest wait. Of the due and
+/// the fresh each gets its share, and what one leaves the other takes; last come those whose time lies beyond any wait, as a clock that
+/// has been set back since gave it. Nothing is claimed without a lease.
+pub(super) const CLAIM: &str = "
+WITH due AS MATERIALIZED (
+  SELECT seq FROM orders WHERE status = 'Pending' AND retry_at > 0 AND retry_at <= $2::bigint ORDER BY retry_at, seq LIMIT $6::bigint
+  FOR UPDATE SKIP LOCKED),
+fresh AS MATERIALIZED (
+  SELECT seq FROM orders WHERE status = 'Pending' AND retry_at = 0 AND seq >= $5 ORDER BY seq
+  LIMIT $1::bigint - (SELECT count(*) FROM due) FOR UPDATE SKIP LOCKED),
+more AS MATERIALIZED (
+  SELECT seq FROM orders WHERE status = 'Pending' AND retry_at > 0 AND retry_at <= $2
+    AND NOT seq = ANY(ARRAY(SELECT seq FROM due)) ORDER BY retry_at, seq
+  LIMIT $1::bigint - (SELECT count(*) FROM due) - (SELECT count(*) FROM fresh) FOR UPDATE SKIP LOCKED),
+beyond AS MATERIALIZED (
+  SELECT seq FROM orders WHERE status = 'Pending' AND retry_at > 0 AND retry_at > $2 + $7::bigint ORDER BY retry_at, seq
+  LIMIT $1::bigint - (SELECT count(*) FROM due) - (SELECT count(*) FROM fresh) - (SELECT count(*) FROM more) FOR UPDATE SKIP LOCKED),
+mine AS (
+  UPDATE orders SET status = 'Processing', started_at = $2, attempts = attempts + 1, retry_at = 0, owner = $3::bigint
+  WHERE seq = ANY(ARRAY(SELECT seq FROM due UNION ALL SELECT seq FROM fresh UNION ALL SELECT seq FROM more
+      UNION ALL SELECT seq FROM beyond))
+    AND EXISTS (SELECT 1 FROM instances WHERE id = $3 AND lease_until > clock_timestamp())
+  RETURNING seq, attempts, created_at),
+counted AS (
+  UPDATE counts SET pending = pending - (SELECT count(*) FROM mine), processing = processing + (SELECT count(*) FROM mine)
+  WHERE slot = $4 AND EXISTS (SELECT 1 FROM mine))
+SELECT seq, attempts, seq = ANY(ARRAY(SELECT seq FROM fresh)), created_at FROM mine";
+
+/// $1 places, $2 attempts, $3 statuses, $4 times of the next attempt, $5 errors, $6 now, $7 me, $8 slot. What another instance has begun
+/// may be ended once that has no lease any more.
+pub(super) const END: &str = "
+WITH ended AS (
+  UPDATE orders o SET status = e.status, retry_at = e.retry_at, owner = NULL,
+    completed_at = CASE WHEN e.status = 'Completed' THEN greatest($6::bigint, o.created_at) END,
+    ended_at = CASE WHEN e.status = 'Failed' THEN $6::bigint END,
+    last_error = CASE WHEN e.status = 'Completed' THEN NULL ELSE e.error END
+  FROM unnest($1::bigint[], $2::int[], $3::text[], $4::bigint[], $5::text[]) AS e (seq, attempt, status, retry_at, error)
+  WHERE o.seq = e.seq AND o.attempts = e.attempt AND o.status || '' = 'Processing' AND (o.owner + 0 = $7 OR NOT EXISTS (
+    SELECT 1 FROM instances i WHERE i.id = o.owner AND i.lease_until > clock_timestamp()))
+  RETURNING o.seq, o.status, o.created_at, o.started_at),
+t AS (
+  SELECT count(*) AS n, count(*) FILTER (WHERE status = 'Completed') AS done, count(*) FILTER (WHERE status = 'Failed') AS failed,
+    count(*) FILTER (WHERE status = 'Pending') AS back,
+    coalesce(sum(greatest(0, $6::bigint - created_at)) FILTER (WHERE status = 'Completed'), 0)::bigint AS ms FROM ended),
+counted AS (
+  UPDATE counts c SET processing = c.processing - t.n, completed = c.completed + t.done, failed = c.failed + t.failed,
+    pending = c.pending + t.back, processing_ms = c.processing_ms + t.ms FROM t WHERE c.slot = $8)
+SELECT seq, status, started_at FROM ended";
+
+/// $1 places, $2 attempts, $3 me, $4 slot. As if they had not been claimed.
+pub(super) const PUT_BACK: &str = "
+WITH back AS (
+  UPDATE orders o SET status = 'Pending', attempts = o.attempts - 1, owner = NULL,
+    started_at = CASE WHEN o.attempts = 1 THEN NULL ELSE o.started_at END
+  FROM unnest($1::bigint[], $2::int[]) AS e (seq, attempt)
+  WHERE o.seq = e.seq AND o.attempts = e.attempt AND o.status || '' = 'Processing' AND o.owner + 0 = $3
+  RETURNING o.seq),
+counted AS (
+  UPDATE counts SET pending = pending + (SELECT count(*) FROM back), processing = processing - (SELECT count(*) FROM back)
+  WHERE slot = $4)
+SELECT seq FROM back";
+
+/// $1 me, $2 the places and $3 the attempts that we know of, $4 slot. After an unknown outcome: a claim whose answer was lost belongs to an instance that
+/// lives, so that no sweep ever finds it. Nobody has begun it.
+pub(super) const RECONCILE: &str = "
+WITH back AS (
+  UPDATE orders o SET status = 'Pending', attempts = o.attempts - 1, owner = NULL,
+    started_at = CASE WHEN o.attempts = 1 THEN NULL ELSE o.started_at END
+  WHERE o.status = 'Processing' AND o.owner = $1 AND NOT EXISTS (
+    SELECT 1 FROM unnest($2::bigint[], $3::int[]) AS k (seq, attempt) WHERE k.seq = o.seq AND k.attempt = o.attempts)
+  RETURNING o.seq),
+counted AS (
+  UPDATE counts SET pending = pending + (SELECT count(*) FROM back), processing = processing - (SELECT count(*) FROM back)
+  WHERE slot = $4)
+SELECT seq FROM back";
+
+/// $1 ids, no id twice; $2 slot.
+pub(super) const REVIVE: &str = "
+WITH hit AS MATERIALIZED (SELECT seq FROM orders WHERE order_id = ANY($1::text[]) AND status || '' = 'Failed' ORDER BY seq FOR UPDATE),
+up AS (
+  UPDATE orders SET status = 'Pending', retry_at = 0, ended_at = NULL WHERE seq = ANY(ARRAY(SELECT seq FROM hit)) RETURNING order_id),
+counted AS (
+  UPDATE counts SET failed = failed - (SELECT count(*) FROM up), pending = pending + (SELECT count(*) FROM up) WHERE slot = $2)
+SELECT order_id FROM up";
+
+/// $1 ids, no id twice; $2 slot; $3 now.
+pub(super) const CANCEL: &str = "
+WITH hit AS MATERIALIZED (SELECT seq FROM orders WHERE order_id = ANY($1::text[]) AND status || '' = 'Pending' ORDER BY seq FOR UPDATE),
+up AS (
+  UPDATE orders SET status = 'Cancelled', retry_at = 0, ended_at = $3::bigint WHERE seq = ANY(ARRAY(SELECT seq FROM hit)) RETURNING order_id),
+counted AS (
+  UPDATE counts SET pending = pending - (SELECT count(*) FROM up), cancelled = cancelled + (SELECT count(*) FROM up) WHERE slot = $2)
+SELECT order_id FROM up";
+
+/// Deletes of the next few orders in a status those that ended before a time. $1 the place to begin behind, $2 that time, $3 slot,
+/// $4 how many to look at.
+pub(super) fn prune(status: &str, column: &str) -> String {
+    let took = if status == "Completed" {
+        "processing_ms = processing_ms - (SELECT coalesce(sum(took), 0) FROM gone)::bigint,"
+    } else {
+        ""
+    };
+    format!(
+        "WITH looked AS MATERIALIZED (
+           SELECT seq, coalesce(completed_at, ended_at, created_at) AS ended FROM orders
+           WHERE status = '{status}' AND seq > $1 ORDER BY seq LIMIT $4),
+         old AS MATERIALIZED (
+           SELECT seq FROM orders WHERE seq = ANY(ARRAY(SELECT seq FROM looked WHERE ended < $2)) AND status || '' = '{status}'
+           ORDER BY seq FOR UPDATE SKIP LOCKED),
+         gone AS (
+           DELETE FROM orders WHERE seq = ANY(ARRAY(SELECT seq FROM old))
+           RETURNING order_id, greatest(0, coalesce(completed_at, created_at) - created_at) AS took),
+         counted AS (
+           UPDATE counts SET {took} {column} = {column} - (SELECT count(*) FROM gone) WHERE slot = $3)
+         SELECT ARRAY(SELECT order_id FROM gone), (SELECT count(*) FROM looked), (SELECT max(seq) FROM looked)"
+    )
+}
+
+/// $1 slot. Of no meaning, to learn whether the server takes a write.
+pub(super) const PROBE: &str = "UPDATE counts SET pending = pending WHERE slot = $1";
+
+/// $1 node, $2 the lease in seconds.
+pub(super) const REGISTER: &str =
+    "INSERT INTO instances (node, lease_until) VALUES ($1, clock_timestamp() + make_interval(secs => $2::float8)) RETURNING id";
+
+/// $1 me, $2 the lease in seconds. Who was declared dead can't come back. Says besides which version the schema has, and whether orders
+/// are being processed by nobody who lives.
+pub(super) const BEAT: &str = "
+WITH beat AS (
+  UPDATE instances SET lease_until = clock_timestamp() + make_interval(secs => $2::float8)
+  WHERE id = $1 AND lease_until > clock_timestamp() RETURNING id)
+SELECT EXISTS (SELECT 1 FROM beat), (SELECT readable_from FROM orderd_meta), EXISTS (
+  SELECT 1 FROM orders o WHERE o.status = 'Processing' AND NOT EXISTS (
+    SELECT 1 FROM instances i WHERE i.id = o.owner AND i.lease_until > clock_timestamp()))";
+
+/// $1 me.
+pub(super) const LEAVE: &str = "DELETE FROM instances WHERE id = $1";
+
+/// Rows of instances that have been gone for long enough to tell nobody anything.
+pub(super) const FORGET: &str = "DELETE FROM instances WHERE lease_until < clock_timestamp() - interval '1 day'";
+
+/// $1 node, $2 me. Ends the lease of whoever was this node before, whose commands have been ended.
+pub(super) const SUPERSEDE: &str = "UPDATE instances SET lease_until = '-infinity' WHERE node = $1 AND id <> $2";

@@ -1,0 +1,149 @@
+//! A PostgreSQL of the tests' own: started once for a test program from what Debian's package has, on a socket in a folder that nobody
+//! else can enter, and ended with the program, by its process id, also when that is killed.
+//!
+//! Each test has a schema of its own in it. Where there is no PostgreSQL, that is said once, and such tests do nothing.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long it may take to start, or to be asked something.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// As whom it runs when the tests are run by root, whom it refuses.
+const NOBODY: u32 = 65_534;
+
+/// A server of its own.
+pub struct Cluster {
+    bin: PathBuf,
+    folder: PathBuf,
+    port: u16,
+    /// Ends the server and removes its folder when the pipe to it is closed.
+    _guard: Child,
+}
+
+/// The one of this test program, if there can be one.
+pub fn cluster() -> Option<&'static Cluster> {
+    static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
+    CLUSTER.get_or_init(Cluster::start).as_ref()
+}
+
+impl Cluster {
+    fn start() -> Option<Cluster> {
+        let Some(bin) = programs() else {
+            let _ = writeln!(std::io::stderr(), "skipped: no PostgreSQL is installed, so nothing was tried on one");
+            return None;
+        };
+        Some(Cluster::in_folder(bin, std::env::temp_dir().join(format!("orderd-pg-{}", std::process::id()))))
+    }
+
+    /// Another one, for what harms all that use it. Ended when it is dropped.
+    #[allow(dead_code, reason = "the unit tests, which share this file, harm none")]
+    pub fn another() -> Option<Cluster> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("orderd-pg-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Some(Cluster::in_folder(programs()?, std::env::temp_dir().join(name)))
+    }
+
+    /// Makes one in `folder`, and starts it.
+    fn in_folder(bin: PathBuf, folder: PathBuf) -> Cluster {
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+        if is_root {
+            chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        // The port is part of the socket's name, and nothing listens on TCP unless a test says so.
+        let port = 5_432;
+        let mut initdb = as_nobody(Command::new(bin.join("initdb")), is_root);
+        initdb.args(["-U", "orderd", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "-D"]).arg(folder.join("data"));
+        let made = initdb.current_dir(&folder).stdout(Stdio::null()).output().unwrap();
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let log = fs::File::create(folder.join("log")).unwrap();
+        // The shell is the guard: it waits for the end of its input, which comes with ours.
+        let script = "\"$@\" & server=$!; cat >/dev/null; kill -QUIT $server; wait $server; cd /; rm -rf \"$FOLDER\"";
+        let mut guard = as_nobody(Command::new("sh"), is_root);
+        guard.args(["-c", script, "sh"]).arg(bin.join("postgres")).arg("-D").arg(folder.join("data")).arg("-k").arg(&folder);
+        for setting in [
+            "listen_addresses=",
+            "fsync=off",
+            "max_connections=200",
+            "deadlock_timeout=50ms",
+            "log_lock_waits=on",
+            "shared_buffers=64MB",
+            "autovacuum_naptime=5s",
+            &format!("port={port}"),
+        ] {
+            guard.arg("-c").arg(setting);
+        }
+        guard.env("FOLDER", &folder).current_dir(&folder).process_group(0);
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        let cluster = Cluster { bin, folder, port, _guard: guard.spawn().unwrap() };
+        let end = Instant::now() + PATIENCE;
+        while cluster.try_sql("SELECT 1").is_err() {
+            assert!(Instant::now() < end, "PostgreSQL does not start: {}", cluster.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        cluster
+    }
+
+    /// A URL for a schema that nobody else uses, with these parameters besides.
+    pub fn fresh_url(&self, parameters: &str) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let schema = format!("it_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.url(&schema, parameters)
+    }
+
+    /// A URL for this schema.
+    pub fn url(&self, schema: &str, parameters: &str) -> String {
+        format!("postgres://orderd@/postgres?host={}&port={}&schema={schema}{parameters}", self.folder.display(), self.port)
+    }
+
+    /// Runs a statement as an administrator would, and gives what it prints: rows by lines, columns with `|` between.
+    #[track_caller]
+    #[allow(dead_code, reason = "the unit tests, which share this file, have no need of it")]
+    pub fn sql(&self, text: &str) -> String {
+        self.try_sql(text).unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    /// The same where it may fail.
+    pub fn try_sql(&self, text: &str) -> Result<String, String> {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "orderd", "-d", "postgres", "-h"]);
+        psql.arg(&self.folder).args(["-p", &self.port.to_string(), "-c", text]).env_remove("PGOPTIONS");
+        let output = psql.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_string();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+fn as_nobody(mut command: Command, is_root: bool) -> Command {
+    if is_root {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+/// Where the newest of what Debian has installed is, or what is on the path.
+fn programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    let on_path = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    let mut found: Vec<PathBuf> = versions.filter(|bin| has_all(bin)).collect();
+    found.sort();
+    found.pop().or_else(|| on_path.into_iter().find(|bin| has_all(bin)))
+}
+
+fn has_all(bin: &Path) -> bool {
+    ["initdb", "postgres", "psql"].iter().all(|program| bin.join(program).is_file())
+}
