@@ -143,7 +143,8 @@ fn is_ours(path: &Path, file: File, may_be_empty: bool) -> Result<(), Error> {
     if header.is_empty() && may_be_empty {
         return Ok(());
     }
-    if RESTORE_NOTE.starts_with(&header) && !header.is_empty() {
+    // Not by its first letter alone, which is that of many files.
+    if RESTORE_NOTE.starts_with(&header) && header.starts_with(b"orderd: ") {
         return Err(Error::Unrestored { file: path.to_path_buf() });
     }
     let number_at = |at: usize| header.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_be_bytes);
