@@ -49,9 +49,19 @@ fn a_text_that_is_not_that_of_its_index_is_found() {
     let folder = whole();
     let db = folder.file("orders.db");
     let bytes = fs::read(&db).unwrap();
-    let at = bytes.windows(6).position(|window| window == b"o-150u").expect("an id beside its user");
-    flip(&db, at as u64 + 2);
-    expect_found(&run(&folder, &["check"]), &["orders.db is damaged", "index"]);
+    // What was moved to another page may still be seen where it was, in room that is free.
+    let places: Vec<_> = (0..bytes.len() - 6).filter(|at| bytes[*at..].starts_with(b"o-150u")).collect();
+    let found = places.iter().any(|at| {
+        flip(&db, *at as u64 + 2);
+        let checked = run(&folder, &["check"]);
+        let is_found = checked.code == Some(1);
+        if is_found {
+            expect_found(&checked, &["orders.db is damaged", "index"]);
+        }
+        flip(&db, *at as u64 + 2);
+        is_found
+    });
+    assert!(found, "an id beside its user, in one of {places:?}");
 }
 
 #[test]
