@@ -48,6 +48,7 @@ macro_rules! tests {
 
 /// In the order in which they are run. The longest come first, as two run at a time.
 const TESTS: &[Test] = tests![
+    mixed::everything_at_once_loses_nothing_and_leaves_nothing_behind,
     kills::kill_9_of_worker_parent_or_both_loses_and_doubles_nothing,
     kills::a_kill_at_any_write_of_the_log_loses_and_doubles_nothing,
     power::a_power_loss_takes_no_acknowledged_order,
@@ -73,7 +74,6 @@ const TESTS: &[Test] = tests![
     limits::a_small_memory_few_descriptors_and_few_processes_lose_nothing,
     parsers::mutated_bodies_are_refused_or_given_back_equal,
     parsers::mutated_requests_are_answered_and_leave_the_server_whole,
-    mixed::everything_at_once_loses_nothing_and_leaves_nothing_behind,
 ];
 
 fn main() -> std::process::ExitCode {

@@ -125,7 +125,7 @@ struct Sent<'a> {
 
 pub fn mutated_bodies_are_refused_or_given_back_equal() -> Outcome {
     let bodies = rounds(50_000, 200_000, 900_000)?;
-    let samples = rounds(100, 1_000, 2_000)?;
+    let samples = rounds(100, 800, 2_000)?;
     let folder = Folder::new();
     let server = Process::start(&folder, &["--concurrency", "0"]);
     let mut client = server.client();
