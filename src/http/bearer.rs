@@ -36,7 +36,7 @@ enum Source {
 pub struct Secret(String);
 
 impl Token {
-    /// A token of [`MIN_TOKEN_BYTES`] to [`MAX_TOKEN_BYTES`] characters: letters, digits and `-._~+/=`.
+    /// A token of 16 to 512 characters: letters, digits and `-._~+/=`.
     ///
     /// # Errors
     /// [`Error::Usage`].
