@@ -42,6 +42,8 @@ fn a_tester_that_knows_the_document_alone_finds_no_fault() {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    let operations = Document::of(&server).operations().len();
+    // It leaves out the one by which it gets the document.
+    let document = Document::of(&server);
+    let operations = document.operations().into_iter().filter(|of| (of.method, of.path) != ("GET", "/openapi.json")).count();
     assert!(said.contains(&format!("Tested: {operations}\n")), "not all of {operations} operations were tested: {said}");
 }

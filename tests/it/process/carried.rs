@@ -1,6 +1,6 @@
 //! What is carried to another machine: the static binary in an empty folder that is its whole world, and the Debian package.
 //!
-//! Both are built by `.ci/run`, which names them: `ORDERD_STATIC` and `ORDERD_DEB`. Where they are not built, or nobody may change
+//! Both are built by `.ci/run`, which names them: `TEST_STATIC` and `TEST_DEB`. Where they are not built, or nobody may change
 //! the root of a process, a test says so and passes.
 
 use std::fs;
@@ -47,7 +47,7 @@ fn world(binary: &Path) -> Folder {
 
 #[test]
 fn a_static_binary_serves_in_an_empty_folder_with_and_without_proc() {
-    let Some(binary) = built("ORDERD_STATIC") else { return };
+    let Some(binary) = built("TEST_STATIC") else { return };
     if !may_change_root() {
         return;
     }
@@ -77,7 +77,7 @@ fn a_static_binary_serves_in_an_empty_folder_with_and_without_proc() {
 
 #[test]
 fn the_debian_package_is_installed_runs_and_is_removed() {
-    let Some(package) = built("ORDERD_DEB") else { return };
+    let Some(package) = built("TEST_DEB") else { return };
     if !may_change_root() {
         return;
     }
