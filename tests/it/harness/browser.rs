@@ -53,6 +53,11 @@ impl Browser {
             panic!("chromedriver did not say its port: {:?}", driver.wait());
         };
         let at = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        if let Err(e) = Client::connect(&at) {
+            let _ = driver.kill().and_then(|()| driver.wait());
+            eprintln!("left out, as the browser's driver can't be reached, as in a network without IPv6: {e}");
+            return None;
+        }
         let mut browser = Browser { driver, at, session: String::new(), _profile: profile, _turn: turn };
         let arguments = [
             "--headless=new",

@@ -12,6 +12,8 @@ const TOKEN: &str = "0123456789abcdef";
 const NEXT: &str = "fedcba9876543210";
 
 fn put(folder: &Folder, name: &str, text: &str, mode: u32) {
+    // One that nobody may write to can still be replaced.
+    let _ = fs::remove_file(folder.file(name));
     fs::write(folder.file(name), text).unwrap();
     fs::set_permissions(folder.file(name), Permissions::from_mode(mode)).unwrap();
 }
