@@ -27,6 +27,7 @@ mod status;
 mod table;
 mod version;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use self::arguments::Call;
@@ -37,6 +38,7 @@ use crate::os::logging;
 use crate::os::manager::ACTIVATED;
 use crate::os::marks::{BY, OF};
 use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, TOKEN, WORKER_OF};
+use crate::store::Lock;
 
 /// Variables of ours that are no settings: a parent's for its child, and a command's mark.
 const INTERNAL: [&str; 7] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS, ACTIVATED, OF, BY];
@@ -84,6 +86,17 @@ fn unknown_variables() -> impl Iterator<Item = String> {
 /// The word that a subcommand can't do without.
 fn required<'a>(word: Option<&'a str>, subcommand: &Subcommand) -> Result<&'a str, Error> {
     word.ok_or_else(|| subcommand.misused())
+}
+
+/// Owns the database for as long as a subcommand needs it for itself. `advice` is for whom a running server has it.
+///
+/// # Errors
+/// As [`Lock::acquire`], in words for this.
+fn lock(db: &Path, advice: &str) -> Result<Lock, Error> {
+    Lock::acquire(db).map_err(|e| match e {
+        Error::Owned { file } => Error::Usage(format!("{} is in use by a running orderd; {advice}", file.display())),
+        e => e,
+    })
 }
 
 /// Nobody may be reading: `orderd --help | head` closes the pipe early.

@@ -120,9 +120,7 @@ impl Service {
             });
         });
     }
-}
 
-impl Service {
     fn prometheus(&self, request: &Request) -> Result<Reply, Error> {
         let (store, http) = (self.store.figures()?, request.figures());
         let (process, restarts) = (Usage::now(), self.restarts);

@@ -32,6 +32,7 @@ pub(crate) mod tests;
 mod write;
 
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -352,4 +353,11 @@ impl Store {
         // Last, as it has the file open besides, and closing that would drop SQLite's locks.
         self.upkeep.close();
     }
+}
+
+/// Asks for a change, and waits for its answer.
+fn answered<T>(ask: impl FnOnce(Sender<Result<T, Refused>>)) -> Result<T, Refused> {
+    let (done, answer) = channel();
+    ask(done);
+    answer.recv().unwrap_or_else(|_| Err(Refused::new(Error::Database("the store gave no answer".into()))))
 }

@@ -5,14 +5,14 @@
 use std::time::{Duration, Instant};
 
 use super::arguments::Given;
-use super::print;
 use super::table::{Flag, Subcommand};
+use super::{check, lock, print};
 use crate::Status;
 use crate::config::{Config, duration};
 use crate::error::Error;
 use crate::os::logging;
 use crate::store::retention::FINISHED;
-use crate::store::{Lock, Opening, Store, retention};
+use crate::store::{Opening, Store, retention};
 
 /// Its row.
 pub const SUBCOMMAND: Subcommand = Subcommand {
@@ -42,19 +42,13 @@ fn run(config: &Config, given: &Given) -> Result<(), Error> {
 fn prune(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(), Error> {
     logging::init(config.log_level, config.log_format);
     #[cfg(feature = "postgres")]
-    let is_there = crate::store::is_server(&config.db) || config.db.exists();
+    let is_file = !crate::store::is_server(&config.db);
     #[cfg(not(feature = "postgres"))]
-    let is_there = config.db.exists();
-    if !is_there {
-        return Err(Error::Usage(format!("{} does not exist; name the database with --db", config.db.display())));
+    let is_file = true;
+    if is_file {
+        check::is_there(&config.db)?;
     }
-    let lock = Lock::acquire(&config.db).map_err(|e| match e {
-        Error::Owned { file } => {
-            let file = file.display();
-            Error::Usage(format!("{file} is in use by a running orderd; stop it first, or have it delete with --keep"))
-        }
-        e => e,
-    })?;
+    let lock = lock(&config.db, "stop it first, or have it delete with --keep")?;
     let clock = config.clock.clone();
     let before_ms = clock.now_ms().saturating_sub(older_than.as_millis() as i64);
     let opening = Opening { readers: 1, clock, predecessor_lives: false, accept_loss: false };

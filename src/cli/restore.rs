@@ -6,10 +6,10 @@ use std::path::Path;
 
 use super::arguments::Given;
 use super::table::Subcommand;
-use super::{print, progress};
+use super::{lock, print, progress};
 use crate::config::Config;
 use crate::error::Error;
-use crate::store::{Lock, restore};
+use crate::store::restore;
 
 /// Its row.
 pub const SUBCOMMAND: Subcommand = Subcommand {
@@ -26,10 +26,7 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
 fn run(config: &Config, given: &Given) -> Result<(), Error> {
     #[cfg(feature = "postgres")]
     super::check::is_a_file(&config.db)?;
-    let lock = Lock::acquire(&config.db).map_err(|e| match e {
-        Error::Owned { file } => Error::Usage(format!("{} is in use by a running orderd; stop it first", file.display())),
-        e => e,
-    })?;
+    let lock = lock(&config.db, "stop it first")?;
     let from = Path::new(&given.words[0]);
     let watch = progress::watch()?;
     let restored = restore::restore(&lock, from, &watch)?;

@@ -6,11 +6,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::retention::FINISHED;
-use super::{Changed, Counts, Created, Filter, Page, Refused, Store};
+use super::{Changed, Counts, Created, Filter, Page, Refused, Store, answered};
 use crate::error::Error;
 use crate::order::{NewOrder, Order, OrderId};
 
@@ -95,7 +94,7 @@ impl Orders {
     /// # Errors
     /// [`OrderError::Conflict`], [`OrderError::Store`].
     pub fn create(&self, order: NewOrder) -> Result<Stored, OrderError> {
-        match committed(|done| self.store.create(order, move |created| _ = done.send(created)))? {
+        match answered(|done| self.store.create(order, move |created| _ = done.send(created)))? {
             Created::New => {
                 (self.notify)();
                 Ok(Stored::New)
@@ -127,7 +126,7 @@ impl Orders {
     /// # Errors
     /// [`OrderError::Unknown`], [`OrderError::NotFailed`], [`OrderError::Store`].
     pub fn retry(&self, order_id: impl AsRef<str>) -> Result<Order, OrderError> {
-        let revived = committed(|done| self.store.revive(named(order_id), move |revived| _ = done.send(revived)))?;
+        let revived = answered(|done| self.store.revive(named(order_id), move |revived| _ = done.send(revived)))?;
         let order = changed(revived, OrderError::NotFailed)?;
         (self.notify)();
         Ok(order)
@@ -138,7 +137,7 @@ impl Orders {
     /// # Errors
     /// [`OrderError::Unknown`], [`OrderError::NotPending`], [`OrderError::Store`].
     pub fn cancel(&self, order_id: impl AsRef<str>) -> Result<Order, OrderError> {
-        let cancelled = committed(|done| self.store.cancel(named(order_id), move |cancelled| _ = done.send(cancelled)))?;
+        let cancelled = answered(|done| self.store.cancel(named(order_id), move |cancelled| _ = done.send(cancelled)))?;
         changed(cancelled, OrderError::NotPending)
     }
 
@@ -185,12 +184,4 @@ fn changed(outcome: Changed, if_not: OrderError) -> Result<Order, OrderError> {
         Changed::Not => Err(if_not),
         Changed::Unknown => Err(OrderError::Unknown),
     }
-}
-
-/// Asks for a change, and waits for its answer.
-fn committed<T>(ask: impl FnOnce(Sender<Result<T, Refused>>)) -> Result<T, OrderError> {
-    let (done, answer) = channel();
-    ask(done);
-    let answer = answer.recv().unwrap_or_else(|_| Err(Refused::new(Error::Database("the store gave no answer".into()))));
-    Ok(answer?)
 }

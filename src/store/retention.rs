@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Pruned, Refused, Store};
+use super::{Pruned, Refused, Store, answered};
 use crate::error::Error;
 use crate::order::Status;
 use crate::os::clock::Clock;
@@ -93,11 +93,7 @@ pub fn prune(store: &Store, status: Status, before_ms: i64, mut progress: impl F
 }
 
 fn prune_batch(store: &Store, status: Status, before_ms: i64, after: i64) -> Result<Pruned, Refused> {
-    let (done, answer) = channel();
-    store.prune(status, before_ms, after, move |pruned| {
-        let _ = done.send(pruned);
-    });
-    let pruned = answer.recv().unwrap_or_else(|_| Err(Refused::new(Error::Database("the store gave no answer".into()))))?;
+    let pruned = answered(|done| store.prune(status, before_ms, after, move |pruned| _ = done.send(pruned)))?;
     pruned.deleted.iter().for_each(|id| log::debug!(order = id, status = status.as_str(); "deleted"));
     Ok(pruned)
 }

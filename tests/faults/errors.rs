@@ -48,8 +48,7 @@ fn each_fails(calls: &str, rounds: usize, number: impl Fn(usize) -> usize) -> Ou
         let told = load.stop();
         server.kill();
         let seen = trace::calls(&folder.file("trace"));
-        let found = trace::answers(&seen, "o");
-        assert!(found.unsynced.is_empty(), "{} without a good sync: {:?}", found.unsynced.len(), &found.unsynced[..1]);
+        trace::answers(&seen, "o").are_synced();
         let server = Process::start(&folder, &FLAGS);
         told.holds_after_a_drain(&server);
         server.stop();

@@ -141,6 +141,14 @@ pub struct Answers {
     pub unsynced: Vec<String>,
 }
 
+impl Answers {
+    /// Each came after a good sync.
+    #[track_caller]
+    pub fn are_synced(&self) {
+        assert!(self.unsynced.is_empty(), "{} without a good sync: {:?}", self.unsynced.len(), &self.unsynced[..1]);
+    }
+}
+
 /// Looks at every 200 to an order whose id begins with `name-`. A good sync of the log must have begun after its request was read
 /// and be done before its answer is written. For a replay it is enough that whatever had been written to the log when its
 /// request came has been synced by then.

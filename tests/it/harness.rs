@@ -41,7 +41,7 @@ pub use process::{Ended, Process, asking, in_clean_environment, is_running, orde
 pub use readers::{SlowReaders, Wanted};
 pub use requests::{
     CHUNKED, CONTINUE, HOST, JSON, badly_framed, chunks, created, get, head, ids, in_status, largest_order, length_of,
-    long_order, old, order, post, post_in_chunks, request, with,
+    long_order, old, order, post, post_in_chunks, request, step, with,
 };
 pub use scrape::Scraped;
 pub use slow::{is_slow_run, left_out, quick_or_slow};
@@ -228,6 +228,19 @@ pub trait Serving {
     #[track_caller]
     fn client(&self) -> Client {
         Client::connect(self.address()).unwrap_or_else(|e| panic!("cannot connect to {}: {e}", self.address()))
+    }
+
+    /// What holds of each step that a client can ask of an order, here of `known`: no order, no id, and no other method will do.
+    #[track_caller]
+    fn expect_step_only_by_post(&self, known: &str, name: &str) {
+        self.ask(step("nobody", name)).expect(404, r#"{"detail":"Order not found"}"#);
+        for id in ["", "%ff", "%00", &"i".repeat(256)] {
+            self.ask(step(id, name)).expect_error(400, "bad_order_id");
+        }
+        for method in ["GET", "PUT", "DELETE", "PATCH"] {
+            let answer = self.ask(request(method, &format!("/orders/{known}/{name}"), &["Content-Length: 0"], ""));
+            answer.expect_error(405, "method_not_allowed").expect_header("Allow", "POST");
+        }
     }
 
     /// Asks over a connection of its own.

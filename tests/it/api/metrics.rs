@@ -5,7 +5,7 @@ use std::time::Duration;
 use orderd::{Config, Work, WorkError};
 
 use crate::harness::{
-    Local, PATIENCE, Scraped, Serving, badly_framed, connection, get, head, ids, order, poll_until, post, request, with,
+    Local, PATIENCE, Scraped, Serving, badly_framed, connection, get, head, ids, order, poll_until, post, request, step, with,
 };
 
 const EMPTY: &str =
@@ -41,7 +41,7 @@ fn the_figures_are_those_of_what_became_of_the_orders() {
     assert!(!before.text.contains("\norderd_last_completion_timestamp_seconds "), "{}", before.text);
     assert_eq!(before.value("orderd_oldest_pending_order_age_seconds"), 0.0);
     server.create(ids(0..4));
-    server.ask(request("POST", "/orders/o-3/cancel", &["Content-Length: 0"], "")).expect_status(200);
+    server.ask(step("o-3", "cancel")).expect_status(200);
     server.turn(Duration::from_secs(7));
     let waiting = Scraped::of(&server);
     assert_eq!(waiting.value("orderd_oldest_pending_order_age_seconds"), 7.0);

@@ -86,6 +86,11 @@ pub fn request(method: &str, path: &str, headers: &[&str], body: &str) -> String
     format!("{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n{headers}\r\n{body}")
 }
 
+/// `POST /orders/{id}/{step}`, without a body.
+pub fn step(id: &str, step: &str) -> String {
+    request("POST", &format!("/orders/{id}/{step}"), &["Content-Length: 0"], "")
+}
+
 /// The same request as HTTP/1.0.
 pub fn old(request: impl AsRef<[u8]>) -> String {
     String::from_utf8(request.as_ref().to_vec()).unwrap().replacen("HTTP/1.1", "HTTP/1.0", 1)

@@ -4,7 +4,9 @@
 
 use serde_json::Value;
 
-use crate::harness::{Ended, Folder, PATIENCE, Process, Serving, Worker, comes_true, ids, order, orderd, poll_until, request};
+use crate::harness::{
+    Ended, Folder, PATIENCE, Process, Serving, Worker, comes_true, ids, order, orderd, poll_until, request, step,
+};
 
 /// The lines about one order, without their times.
 fn about(server: &Process, order: &str) -> Vec<String> {
@@ -54,7 +56,7 @@ fn all_that_happens_to_an_order_is_found_by_its_id() {
     server.post(order("a")).expect_status(200);
     server.post(order("a")).expect_status(200);
     server.wait_for("a", "Failed");
-    server.ask(request("POST", "/orders/a/retry", &["Content-Length: 0"], "")).expect_status(200);
+    server.ask(step("a", "retry")).expect_status(200);
     server.wait_for("a", "Completed");
     let completed = "DEBUG completed order=a attempt=3";
     poll_until(PATIENCE, || about(&server, "a").contains(&completed.to_string()));
@@ -91,7 +93,7 @@ fn what_an_operator_does_to_an_order_is_found_by_its_id() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--log-level", "debug", "--concurrency", "0", "--keep", "1ms"]);
     server.post(order("a")).expect_status(200);
-    server.ask(request("POST", "/orders/a/cancel", &["Content-Length: 0"], "")).expect_status(200);
+    server.ask(step("a", "cancel")).expect_status(200);
     let deleted = "DEBUG deleted order=a status=Cancelled";
     poll_until(PATIENCE, || about(&server, "a").contains(&deleted.to_string()));
     assert_eq!(about(&server, "a"), ["DEBUG created order=a", "INFO  cancelled by an operator order=a attempts=0", deleted]);

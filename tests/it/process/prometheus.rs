@@ -13,7 +13,7 @@ use orderd::Address;
 use serde_json::Value;
 
 use crate::harness::{
-    Client, Folder, PATIENCE, Process, Scraped, Serving, Worker, get, ids, left_out, order, poll_until, request, tcp_address,
+    Client, Folder, PATIENCE, Process, Scraped, Serving, Worker, get, ids, left_out, order, poll_until, step, tcp_address,
 };
 
 fn text_of(path: &str) -> String {
@@ -232,7 +232,7 @@ fn prometheus_scrapes_a_running_orderd_and_every_panel_of_the_dashboard_shows_so
     server.get("/nothing").expect_status(404);
     server.get("/orders").expect_status(200);
     server.get("/orders/bad").expect_status(200);
-    server.ask(request("POST", "/orders/nobody/cancel", &["Content-Length: 0"], "")).expect_status(404);
+    server.ask(step("nobody", "cancel")).expect_status(404);
     poll_until(2 * PATIENCE, || {
         prometheus.value("orderd_orders_created_total") == Some(22.0)
             && prometheus.value("sum(orderd_orders_finished_total)") == Some(22.0)

@@ -9,6 +9,7 @@ use orderd::{Config, Order, Work, WorkError};
 
 use crate::harness::{
     Local, PATIENCE, Serving, T0, comes_true, connection, created, ids, in_status, order, poll_until, quick_or_slow, request,
+    step,
 };
 
 /// A server on whose orders the first attempts fail, so many as `failures` says for each.
@@ -23,7 +24,7 @@ fn failing(failures: impl Fn(&str) -> u32 + Send + Sync + 'static, change: impl 
 }
 
 fn retry(id: &str) -> String {
-    request("POST", &format!("/orders/{id}/retry"), &["Content-Length: 0"], "")
+    step(id, "retry")
 }
 
 /// `(attempts, retry_at)` of an order once it waits to be tried again.
@@ -241,14 +242,7 @@ fn only_a_failed_order_can_be_revived() {
     for id in ["later", "done"] {
         server.ask(retry(id)).expect_error(409, "order_not_failed");
     }
-    server.ask(retry("nobody")).expect(404, r#"{"detail":"Order not found"}"#);
-    for id in ["", "%ff", "%00", &"i".repeat(256)] {
-        server.ask(retry(id)).expect_error(400, "bad_order_id");
-    }
-    for method in ["GET", "PUT", "DELETE", "PATCH"] {
-        let answer = server.ask(request(method, "/orders/done/retry", &["Content-Length: 0"], ""));
-        answer.expect_error(405, "method_not_allowed").expect_header("Allow", "POST");
-    }
+    server.expect_step_only_by_post("done", "retry");
     assert_eq!(server.rows(), before);
 }
 

@@ -3,7 +3,7 @@
 //!
 //! `versions/N.sql` is a dump of a file of version N: orders in every status, among them some that someone has mended by hand.
 
-use crate::harness::{Folder, Process, Serving, connection, created, order, request};
+use crate::harness::{Folder, Process, Serving, connection, created, order, step};
 
 const V1: &str = include_str!("versions/1.sql");
 const V2: &str = include_str!("versions/2.sql");
@@ -39,10 +39,7 @@ fn is_brought_up_to_date(dump: &str, said: &[&str]) {
     assert_eq!(last.query_row("SELECT count(*) FROM orders WHERE retry_at > 0", [], |row| row.get(0)), Ok(1));
     let of_user: Vec<_> = server.get("/orders?user_id=u2").json()["data"].as_array().unwrap().to_vec();
     assert_eq!(of_user.len(), 2);
-    assert_eq!(
-        server.ask(request("POST", "/orders/r-1/cancel", &["Content-Length: 0"], "")).expect_status(200).json()["status"],
-        "Cancelled"
-    );
+    assert_eq!(server.ask(step("r-1", "cancel")).expect_status(200).json()["status"], "Cancelled");
     let ended = "SELECT group_concat(order_id || ' ' || (ended_at >= started_at)) FROM orders WHERE ended_at NOT NULL";
     assert_eq!(last.query_row(ended, [], |row| row.get(0)), Ok("f-1 1,r-1 1".to_string()));
     assert_eq!(last.query_row("PRAGMA integrity_check", [], |row| row.get(0)), Ok("ok".to_string()));
