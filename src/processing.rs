@@ -99,6 +99,7 @@ pub struct Processor {
     thread: JoinHandle<()>,
     notifier: Notifier,
     alive: Arc<AtomicBool>,
+    is_told_to_end: Arc<AtomicBool>,
 }
 
 impl Processor {
@@ -117,7 +118,7 @@ impl Processor {
             state.run();
         };
         let thread = std::thread::Builder::new().name("processor".into()).spawn(run).map_err(Error::Thread)?;
-        Ok(Processor { thread, notifier, alive })
+        Ok(Processor { thread, notifier, alive, is_told_to_end: Arc::default() })
     }
 
     /// A handle by which to tell of new orders.
@@ -127,8 +128,15 @@ impl Processor {
     }
 
     /// Turns false when the thread has ended, also by a panic.
-    pub fn alive(&self) -> Arc<AtomicBool> {
+    #[cfg(test)]
+    fn alive(&self) -> Arc<AtomicBool> {
         self.alive.clone()
+    }
+
+    /// A handle by which to ask whether the thread has ended although nobody told it to.
+    pub fn is_dead(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
+        let (alive, is_told_to_end) = (self.alive.clone(), self.is_told_to_end.clone());
+        Arc::new(move || !alive.load(Ordering::Relaxed) && !is_told_to_end.load(Ordering::Relaxed))
     }
 
     /// Says that the predecessor has ended: what it left in `Processing` is put back and claimed again.
@@ -138,6 +146,7 @@ impl Processor {
 
     /// Begins to stop, see [`stop`](Self::stop), and returns at once. A later call can bring the deadline forward.
     pub fn end(&self, deadline: Instant) {
+        self.is_told_to_end.store(true, Ordering::Relaxed);
         let _ = self.notifier.messages.send(Message::Stop(deadline));
     }
 

@@ -132,7 +132,7 @@ impl Server {
             predecessor_lives,
         };
         let processor = Processor::start(store.clone(), settings)?;
-        let for_service = service::Processor { notify: processor.notifier(), alive: processor.alive() };
+        let for_service = service::Processor { notify: processor.notifier(), is_dead: processor.is_dead() };
         let http = listener.map(|listener| {
             let service = Service::start(store.clone(), for_service, &listener.address()?, &config.allow_hosts)?;
             let options = Service::options(config.workers, read_timeout);

@@ -8,7 +8,7 @@ mod unavailable;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ pub type Notify = Arc<dyn Fn() + Send + Sync>;
 pub struct Processor {
     /// Called when there are orders to be processed.
     pub notify: Notify,
-    /// Turns false when it has ended.
-    pub alive: Arc<AtomicBool>,
+    /// Says whether it has ended although it was not told to. One that was may end long before its server does, in a renewal.
+    pub is_dead: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// What the routes need.
@@ -110,11 +110,11 @@ impl Service {
 
     /// Well is who could store an order just now, and processes orders.
     fn health(&self, request: Request) {
-        let (alive, in_trouble) = (self.processor.alive.clone(), self.store.trouble().is_some());
+        let (is_dead, in_trouble) = (self.processor.is_dead.clone(), self.store.trouble().is_some());
         self.store.probe(move |probed| {
             request.answer(match probed {
                 Err(_) => Refusal::Unavailable.into(),
-                Ok(()) if !alive.load(Ordering::Relaxed) => Refusal::ProcessorDead.into(),
+                Ok(()) if is_dead() => Refusal::ProcessorDead.into(),
                 Ok(()) if in_trouble => Refusal::InTrouble.into(),
                 Ok(()) => reply::healthy(),
             });

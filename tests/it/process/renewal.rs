@@ -9,8 +9,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Folder, PATIENCE, Process, Serving, Worker, comes_true, created, get, head, ids, in_status, left_out, order,
-    orderd, poll_until, post,
+    Client, Folder, PATIENCE, Process, Serving, Worker, comes_true, created, get, head, ids, in_status, is_running, left_out,
+    order, orderd, poll_until, post, quick_or_slow,
 };
 
 /// How long the commands run that are under way when a renewal begins, in seconds. More than the gap that is allowed.
@@ -221,5 +221,28 @@ fn a_worker_that_no_longer_answers_is_replaced() {
     eprintln!("replaced {:?} after it stopped answering", begun.elapsed());
     poll_until(PATIENCE, || !first.lives());
     server.get("/order/1").expect(200, &in_status("1", "Pending"));
+    server.stop();
+}
+
+/// The old worker still answers when it has nothing more to process. That is no reason for whoever watches to be alarmed.
+#[test]
+fn whoever_asks_how_it_is_notices_nothing_of_a_renewal() {
+    let folder = Folder::new();
+    let server = Process::start(&folder, &["--processing-time", "0s"]);
+    for _ in 0..quick_or_slow(3, 20) {
+        let old = Worker::of(&server).id();
+        // To the old worker, as long as it keeps them.
+        let mut kept: Vec<Client> = (0..50).map(|_| server.client()).collect();
+        kept.iter_mut().for_each(|client| _ = client.ask(get("/healthz")).expect_status(200));
+        server.signal("USR1");
+        poll_until(PATIENCE, || {
+            server.get("/healthz").expect_status(200);
+            // One that was closed just before has no answer to give.
+            if let Some(Ok(answer)) = kept.pop().map(|mut client| client.try_ask(get("/healthz"))) {
+                answer.expect_status(200);
+            }
+            !is_running(old)
+        });
+    }
     server.stop();
 }
