@@ -84,7 +84,8 @@ fn an_instance_that_was_frozen_for_longer_than_its_lease_drops_its_work_and_serv
     let frozen = first.all_processes();
     frozen.iter().for_each(|id| signal(*id, "STOP"));
     assert!(comes_true(LONG, || second.status("o-0") == "Completed"), "{:?}", second.record("o-0"));
-    frozen.iter().for_each(|id| signal(*id, "CONT"));
+    // The commands first: whoever runs them ends them as soon as it goes on.
+    frozen.iter().rev().for_each(|id| signal(*id, "CONT"));
     first.served_again();
     poll_until(MINUTE, || first.commands().is_empty());
     assert_eq!((first.status("o-0").as_str(), attempts(&url)), ("Completed", 2));
