@@ -11,6 +11,8 @@
 
 mod change;
 mod connection;
+mod export;
+mod import;
 mod keeper;
 mod lease;
 mod node;
@@ -29,6 +31,7 @@ use super::{Lock, Opening};
 use crate::error::Error;
 pub(super) use change::Writer;
 use connection::{Connection, Line};
+pub(super) use export::Snapshot;
 pub(super) use keeper::Keeper;
 pub(super) use lease::Lease;
 pub(super) use read::Readers;

@@ -45,6 +45,7 @@ mod store {
     mod crash;
     mod disk;
     mod grouping;
+    mod moving;
     mod opening;
     mod restore;
     mod retention;
@@ -68,6 +69,7 @@ mod server {
 mod postgres {
     mod instance;
     mod ledger;
+    mod moving;
     mod outages;
     mod start;
     mod takeover;

@@ -101,19 +101,7 @@ impl View<'_> {
 
     /// The counts that `/metrics` reports.
     pub(in crate::store) fn counts(&self) -> Result<Counts, Error> {
-        let sums =
-            ["pending", "processing", "completed", "failed", "cancelled", "processing_ms"].map(|c| format!("sum({c})::bigint"));
-        let rows = self.rows(format!("SELECT {} FROM counts", sums.join(", ")), Vec::new())?;
-        let row = rows.first().ok_or_else(|| Error::Database("there are no counts".into()))?;
-        let sum = |column| get::<Option<i64>>(row, column).map(|sum| sum.unwrap_or(0).max(0) as u64);
-        Ok(Counts {
-            pending: sum(0)?,
-            processing: sum(1)?,
-            completed: sum(2)?,
-            failed: sum(3)?,
-            cancelled: sum(4)?,
-            processing_ms: sum(5)?,
-        })
+        counts_in(&self.rows(counts_query(), Vec::new())?)
     }
 
     /// How many orders this machine's processes have in `Processing`.
@@ -253,6 +241,27 @@ fn in_status(status: Status, hit: &str, limit: &str) -> String {
         ),
         status => from(&format!("status = '{}'", status.as_str())),
     }
+}
+
+/// The sums of all slots.
+pub(super) fn counts_query() -> String {
+    let sums =
+        ["pending", "processing", "completed", "failed", "cancelled", "processing_ms"].map(|c| format!("sum({c})::bigint"));
+    format!("SELECT {} FROM counts", sums.join(", "))
+}
+
+/// What [`counts_query`] has given.
+pub(super) fn counts_in(rows: &[Row]) -> Result<Counts, Error> {
+    let row = rows.first().ok_or_else(|| Error::Database("there are no counts".into()))?;
+    let sum = |column| get::<Option<i64>>(row, column).map(|sum| sum.unwrap_or(0).max(0) as u64);
+    Ok(Counts {
+        pending: sum(0)?,
+        processing: sum(1)?,
+        completed: sum(2)?,
+        failed: sum(3)?,
+        cancelled: sum(4)?,
+        processing_ms: sum(5)?,
+    })
 }
 
 /// What [`order_of`] reads.
