@@ -40,12 +40,12 @@ mod http {
 }
 
 mod store {
-    mod backup;
+    pub mod backup;
     mod check;
     mod crash;
     mod disk;
     mod grouping;
-    mod moving;
+    pub mod moving;
     mod opening;
     mod restore;
     mod retention;

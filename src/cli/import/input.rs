@@ -8,6 +8,7 @@ use std::io::Read;
 use crate::cli::export::format::{Numbers, read_first, read_last};
 use crate::cli::lines::{Line, Lines};
 use crate::cli::progress;
+use crate::os::logging::harmless;
 use crate::store::Exported;
 
 /// An export that is being read.
@@ -55,7 +56,8 @@ impl<R: Read> Input<R> {
             Err(why) => match read_last(&text) {
                 Some(written) => self.end(written).map(|()| None),
                 None if !text.ends_with(b"\n") => Err(self.cut_off(&format!("in the middle of line {number}"))),
-                None => Err(format!("line {number}: {why}")),
+                // It may quote what it is about.
+                None => Err(format!("line {number}: {}", harmless(&why))),
             },
         }
     }
@@ -159,6 +161,7 @@ mod tests {
             (begin.replace(":1,\"orders\"", ":2,\"more\""), "line 1: a newer orderd has written this (format 2"),
             (begin.replace("Failed", "Lost"), "line 1: it is not the first line"),
             (begin.clone() + &line("1", "Lost"), "line 2: status: \"Lost\" is none"),
+            (begin.clone() + &line("1", "Pending").replace("attempts", "\\u001b"), "line 2: unknown field `\\u{1b}`"),
             (begin.clone() + "\n" + &long + "\n", "line 3: it is longer than"),
             (begin.clone() + &line("1", "Pending") + &begin, "line 3: "),
             (begin.clone() + &line("1", "Pending") + &end + &line("2", "Pending"), "line 4: the export has ended with line 3"),
