@@ -76,7 +76,8 @@ fn run(options: args::Options) -> Result<()> {
         PARTS.iter().filter(|(name, _)| options.only.is_empty() || options.only.iter().any(|o| o == name)).collect();
     let mut bench = Bench::new(options.plan, Folder::create()?);
     if !options.against.is_empty() {
-        against::compare(&mut bench, &options.against)?;
+        let parts: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        against::compare(&mut bench, &options.against, &parts)?;
         bench.progress.done();
         return say(&if json { bench.report.json() } else { bench.report.table() });
     }
