@@ -20,7 +20,7 @@ use crate::report::{Bound, Figure, grouped, median, median_ratio};
 use crate::rounds::{Bench, CONNECTIONS};
 use crate::workload::{Ask, Requests, order_id, order_id_text};
 
-#[allow(dead_code, reason = "the tests use the rest of it")]
+#[allow(dead_code, clippy::unwrap_used, reason = "the tests, whose it is, use the rest of it, and may panic")]
 #[path = "../../tests/it/harness/cluster.rs"]
 mod cluster;
 use cluster::Cluster;
