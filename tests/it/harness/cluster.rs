@@ -13,6 +13,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// How long it may take to start, or to be asked something.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// As whom it runs when the tests are run by root, whom it refuses.
@@ -120,6 +123,26 @@ impl Cluster {
         let output = psql.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_string();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// Stops all of its processes while `deed` is done.
+    #[allow(dead_code, reason = "the unit tests, which share this file, harm none")]
+    pub fn frozen<T>(&self, deed: impl FnOnce() -> T) -> T {
+        struct Frozen(Vec<i32>);
+        impl Drop for Frozen {
+            fn drop(&mut self) {
+                self.0.iter().for_each(|id| _ = kill(Pid::from_raw(*id), Signal::SIGCONT));
+            }
+        }
+        let first: i32 =
+            fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap().lines().next().unwrap().parse().unwrap();
+        let mut frozen = Frozen(vec![first]);
+        // First the one that would start others.
+        kill(Pid::from_raw(first), Signal::SIGSTOP).unwrap();
+        let others = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
+        frozen.0.extend(others.split_whitespace().filter_map(|id| id.parse::<i32>().ok()));
+        frozen.0[1..].iter().for_each(|id| _ = kill(Pid::from_raw(*id), Signal::SIGSTOP));
+        deed()
     }
 
     /// What the server has logged.
