@@ -71,6 +71,7 @@ mod postgres {
     mod ledger;
     mod moving;
     mod outages;
+    mod seen;
     mod start;
     mod takeover;
 
