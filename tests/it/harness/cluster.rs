@@ -2,6 +2,9 @@
 //! else can enter, and ended with the program, by its process id, also when that is killed.
 //!
 //! Each test has a schema of its own in it. Where there is no PostgreSQL, that is said once, and such tests do nothing.
+//!
+//! orderd takes its locks in one order everywhere, so no deadlock may ever be in the server's log. Whoever removes a test's folder looks
+//! for one, as [`assert_no_deadlock`] does, so that the last test of a run looks after all have done their work.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long it may take to start, or to be asked something.
@@ -23,14 +26,22 @@ pub struct Cluster {
     bin: PathBuf,
     folder: PathBuf,
     port: u16,
+    /// Whether a test provokes deadlocks here.
+    has_deadlocks: AtomicBool,
     /// Ends the server and removes its folder when the pipe to it is closed.
     _guard: Child,
 }
 
+static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
+
 /// The one of this test program, if there can be one.
 pub fn cluster() -> Option<&'static Cluster> {
-    static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
     CLUSTER.get_or_init(Cluster::start).as_ref()
+}
+
+/// Fails if the server of this test program, where one was needed, has ever had to end a deadlock.
+pub fn assert_no_deadlock() {
+    CLUSTER.get().into_iter().flatten().for_each(Cluster::assert_no_deadlock);
 }
 
 impl Cluster {
@@ -43,7 +54,6 @@ impl Cluster {
     }
 
     /// Another one, for what harms all that use it. Ended when it is dropped.
-    #[allow(dead_code, reason = "the unit tests, which share this file, harm none")]
     pub fn another() -> Option<Cluster> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("orderd-pg-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -76,6 +86,8 @@ impl Cluster {
             "max_connections=200",
             "deadlock_timeout=50ms",
             "log_lock_waits=on",
+            // With the code of each error.
+            "log_line_prefix=%m [%p] %e ",
             "shared_buffers=64MB",
             "autovacuum_naptime=5s",
             &format!("port={port}"),
@@ -84,7 +96,7 @@ impl Cluster {
         }
         guard.env("FOLDER", &folder).current_dir(&folder).process_group(0);
         guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-        let cluster = Cluster { bin, folder, port, _guard: guard.spawn().unwrap() };
+        let cluster = Cluster { bin, folder, port, has_deadlocks: AtomicBool::new(false), _guard: guard.spawn().unwrap() };
         let end = Instant::now() + PATIENCE;
         while cluster.try_sql("SELECT 1").is_err() {
             assert!(Instant::now() < end, "PostgreSQL does not start: {}", cluster.log());
@@ -122,10 +134,34 @@ impl Cluster {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
+    /// How many deadlocks it has had to end. From now on there may be some.
+    #[allow(dead_code, reason = "those who provoke none share this file")]
+    pub fn deadlocks(&self) -> usize {
+        self.has_deadlocks.store(true, Ordering::Relaxed);
+        self.log().lines().filter(|line| is_of_deadlock(line)).count()
+    }
+
+    fn assert_no_deadlock(&self) {
+        if !self.has_deadlocks.load(Ordering::Relaxed) && !std::thread::panicking() {
+            let log = self.log();
+            assert!(!log.lines().any(is_of_deadlock), "two sessions have waited for each other:\n{log}");
+        }
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.assert_no_deadlock();
+    }
+}
+
+fn is_of_deadlock(line: &str) -> bool {
+    line.contains(" 40P01 ERROR: ")
 }
 
 fn as_nobody(mut command: Command, is_root: bool) -> Command {
