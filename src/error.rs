@@ -120,11 +120,16 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later without anybody ending this process.
     pub fn is_transient(&self) -> bool {
+        self.is_away() || matches!(self, Error::DiskFull | Error::Unwritable(_) | Error::Busy)
+    }
+
+    /// Whether there is a server that can't be reached.
+    pub fn is_away(&self) -> bool {
         #[cfg(feature = "postgres")]
         if let Error::Offline(_) | Error::Unknown(_) = self {
             return true;
         }
-        matches!(self, Error::DiskFull | Error::Unwritable(_) | Error::Busy)
+        false
     }
 
     /// Whether the user has been told already.

@@ -47,7 +47,7 @@ use figures::Meters;
 #[cfg(feature = "postgres")]
 pub use lock::Lock;
 #[cfg(feature = "postgres")]
-pub use postgres::is_server;
+pub use postgres::{Instance, Instances, is_server};
 #[cfg(not(feature = "postgres"))]
 pub use sqlite::Lock;
 pub use sqlite::{backup, check, copy, restore};
@@ -310,13 +310,26 @@ impl Store {
         self.alarm.heed(read!(self.readers, counts()))
     }
 
-    /// What has been done since the store was opened, and how it stands. As cheap as [`counts`](Self::counts).
+    /// What has been done since the store was opened, and how it stands. As cheap as [`counts`](Self::counts). While a server is
+    /// away, what it alone knows is missing.
     ///
     /// # Errors
     /// As said above.
     pub fn figures(&self) -> Result<Figures, Error> {
-        let (counts, oldest_ms) = (self.counts()?, self.alarm.heed(read!(self.readers, oldest_pending_ms()))?);
-        Ok(self.meters.read(self.steps.now_ms(), counts, oldest_ms, self.upkeep.trouble().is_some()))
+        let read = || -> Result<_, Error> { Ok((self.counts()?, self.alarm.heed(read!(self.readers, oldest_pending_ms()))?)) };
+        let known = match read() {
+            Err(e) if e.is_away() => None,
+            read => Some(read?),
+        };
+        let (counts, oldest_ms) = known.map_or((None, None), |(counts, oldest_ms)| (Some(counts), oldest_ms));
+        let figures = self.meters.read(self.steps.now_ms(), counts, oldest_ms, self.upkeep.trouble().is_some());
+        #[cfg(feature = "postgres")]
+        let figures = Figures {
+            instances: figures.counts.and_then(|_| self.readers.instances().transpose()).transpose()?,
+            lease_left: self.tenure.time_left(),
+            ..figures
+        };
+        Ok(figures)
     }
 
     /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if

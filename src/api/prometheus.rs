@@ -36,21 +36,26 @@ pub fn text(figures: &Figures<'_>) -> Reply {
     orders(&mut text, figures.store);
     requests(&mut text, figures.http);
     storage(&mut text, figures.store);
+    #[cfg(feature = "postgres")]
+    instances(&mut text, figures.store);
     process(&mut text, figures);
     Reply { status: 200, content_type: CONTENT_TYPE, headers: Vec::new(), body: Cow::Owned(text.0.into_bytes()) }
 }
 
 fn orders(text: &mut Text, store: &store::Figures) {
-    text.family("orderd_orders", "gauge", "Orders in the database, by status.");
-    for status in Status::ALL {
-        text.sample("orderd_orders", &[("status", status.as_str())], store.counts.of(status));
+    // A collector is told nothing rather than what may be wrong.
+    if let Some(counts) = store.counts {
+        text.family("orderd_orders", "gauge", "Orders in the database, by status.");
+        for status in Status::ALL {
+            text.sample("orderd_orders", &[("status", status.as_str())], counts.of(status));
+        }
+        let age = store.oldest_pending_ms.map_or(0.0, |ms| ms as f64 / 1_000.0);
+        text.gauge(
+            "orderd_oldest_pending_order_age_seconds",
+            "Time since the oldest pending order was created; 0 without one.",
+            age,
+        );
     }
-    let age = store.oldest_pending_ms.map_or(0.0, |ms| ms as f64 / 1_000.0);
-    text.gauge(
-        "orderd_oldest_pending_order_age_seconds",
-        "Time since the oldest pending order was created; 0 without one.",
-        age,
-    );
     let name = "orderd_last_completion_timestamp_seconds";
     text.family(name, "gauge", "When an order was completed last, in seconds since 1970.");
     if let Some(ms) = store.last_completion_ms {
@@ -110,6 +115,35 @@ fn storage(text: &mut Text, store: &store::Figures) {
     let name = "orderd_checkpoint_failures_total";
     text.counter(name, "Failed tries to copy the write-ahead log back.", store.checkpoint_failures);
     text.gauge("orderd_wal_size_bytes", "How much of the write-ahead log is in use.", store.log_bytes);
+}
+
+/// A collector calls what it scrapes `instance`, so that is no name for a label.
+#[cfg(feature = "postgres")]
+fn instances(text: &mut Text, store: &store::Figures) {
+    if let Some(left) = store.lease_left {
+        let name = "orderd_lease_left_seconds";
+        text.gauge(name, "Time until this instance stops its work unless it can extend its lease.", left.as_secs_f64());
+    }
+    let Some(instances) = &store.instances else { return };
+    let mut each = |name: &str, help: &str, value: fn(&store::Instance) -> f64| {
+        text.family(name, "gauge", help);
+        for instance in &instances.living {
+            text.sample(name, &[("id", &instance.id.to_string()), ("node", &instance.node)], value(instance));
+        }
+    };
+    each("orderd_instance_lease_seconds", "Time until the lease of an instance ends, by the server's clock.", |instance| {
+        instance.lease_seconds
+    });
+    each("orderd_instance_processing", "Orders in Processing that an instance has claimed.", |instance| {
+        instance.processing as f64
+    });
+    let name = "orderd_instance_info";
+    text.family(name, "gauge", "1, labelled with which of the instances this one is.");
+    for own in instances.living.iter().filter(|instance| instance.id == instances.own) {
+        text.sample(name, &[("id", &own.id.to_string()), ("node", &own.node)], 1);
+    }
+    text.gauge("orderd_instances_gone", "Instances without a lease that have left orders in Processing.", instances.gone);
+    text.gauge("orderd_orphaned_orders", "Orders in Processing that wait to be taken over.", instances.orphans);
 }
 
 fn process(text: &mut Text, Figures { process, restarts, .. }: &Figures<'_>) {

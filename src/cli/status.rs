@@ -3,6 +3,9 @@
 //! Asks for the same figures that Prometheus gets, twice, a second apart, and for a page of failed orders. With `--watch` it goes on, and
 //! says so when the server is gone, until it comes back.
 
+#[cfg(feature = "postgres")]
+mod instances;
+
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -82,6 +85,9 @@ struct Seen {
     created_per_second: f64,
     finished_per_second: f64,
     oldest_pending_seconds: Option<f64>,
+    #[cfg(feature = "postgres")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instances: Option<instances::Instances>,
     /// The newest ones.
     failed: Vec<Box<RawValue>>,
 }
@@ -90,6 +96,9 @@ fn look(remote: &mut Remote, before: &mut Look) -> Result<Seen, Error> {
     let now = Look::new(remote.figures()?);
     let earlier = std::mem::replace(before, now);
     let now = &before.figures;
+    if now.samples("orderd_orders").next().is_none() {
+        return Err(Error::Refused("the orders can't be read now: the server's database is away, and its log says why".into()));
+    }
     let seconds = before.at.duration_since(earlier.at).as_secs_f64();
     // A child that was renewed meanwhile counts anew.
     let rate = |name| (now.sum(name) - earlier.figures.sum(name)).max(0.0) / seconds;
@@ -107,6 +116,8 @@ fn look(remote: &mut Remote, before: &mut Look) -> Result<Seen, Error> {
         finished_per_second: rate("orderd_orders_finished_total"),
         oldest_pending_seconds: (orders[Status::Pending.as_str()] > 0)
             .then(|| now.sum("orderd_oldest_pending_order_age_seconds")),
+        #[cfg(feature = "postgres")]
+        instances: instances::Instances::of(now),
         orders,
         failed,
     })
@@ -126,6 +137,10 @@ impl Seen {
         rows.push(["oldest pending".into(), oldest.unwrap_or_else(|| "-".into())]);
         let rows: Vec<_> = rows.into_iter().map(Vec::from).collect();
         let mut text = Table::new(output::width()).lines(&rows);
+        #[cfg(feature = "postgres")]
+        if let Some(instances) = &self.instances {
+            text += &format!("\n{}", Table::new(output::width()).lines(&instances.rows()));
+        }
         if !self.failed.is_empty() {
             let mut rows = vec![["FAILED", "TRIES", "ERROR"].map(String::from).to_vec()];
             for record in &self.failed {
@@ -152,10 +167,15 @@ impl Figures {
         )
     }
 
+    /// A name's samples, each by its labels.
+    fn samples<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+        let labels = move |sample: &'a str| sample.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('{'));
+        self.0.iter().filter_map(move |(sample, value)| Some((labels(sample)?, *value)))
+    }
+
     /// The sum of a name's samples, whatever their labels.
     fn sum(&self, name: &str) -> f64 {
-        let is_of = |sample: &str| sample.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
-        self.0.iter().filter(|(sample, _)| is_of(sample)).map(|(_, value)| value).sum()
+        self.samples(name).map(|(_, value)| value).sum()
     }
 
     fn orders(&self, status: Status) -> u64 {

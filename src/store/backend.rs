@@ -87,6 +87,18 @@ pub(super) enum Readers {
 }
 
 impl Readers {
+    /// Those who share the place, if it can be shared.
+    ///
+    /// # Errors
+    /// What the server says.
+    #[cfg(feature = "postgres")]
+    pub(super) fn instances(&self) -> Result<Option<postgres::Instances>, Error> {
+        match self {
+            Readers::File(_) => Ok(None),
+            Readers::Server(readers) => readers.view(|view| view.instances()).map(Some),
+        }
+    }
+
     /// Ends them. Later reads are refused.
     pub(super) fn close(&self) {
         match self {

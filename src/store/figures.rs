@@ -46,8 +46,8 @@ pub struct Attempts {
 /// What the store has done since it was opened, and how it stands.
 #[derive(Debug)]
 pub struct Figures {
-    /// How many orders there are.
-    pub counts: Counts,
+    /// How many orders there are; `None` while that can't be asked.
+    pub counts: Option<Counts>,
     /// How long ago the oldest pending order was created, in milliseconds.
     pub oldest_pending_ms: Option<i64>,
     /// When an order was completed last, in milliseconds since 1970. Until one has been here, it is when the last one of all that
@@ -75,6 +75,12 @@ pub struct Figures {
     pub is_checkpoint_failing: bool,
     /// How much of the log is in use.
     pub log_bytes: u64,
+    /// Those who share a server, where there is one and it can be asked.
+    #[cfg(feature = "postgres")]
+    pub instances: Option<super::Instances>,
+    /// How long the work of this instance may still run, where that depends on a lease.
+    #[cfg(feature = "postgres")]
+    pub lease_left: Option<Duration>,
 }
 
 /// The live figures.
@@ -156,7 +162,13 @@ impl Meters {
     }
 
     /// All figures, at `now_ms`, with what others know.
-    pub(super) fn read(&self, now_ms: i64, counts: Counts, oldest_ms: Option<i64>, is_checkpoint_failing: bool) -> Figures {
+    pub(super) fn read(
+        &self,
+        now_ms: i64,
+        counts: Option<Counts>,
+        oldest_ms: Option<i64>,
+        is_checkpoint_failing: bool,
+    ) -> Figures {
         let attempts = Attempts {
             completed: self.completed.get(),
             failed: self.failed.get(),
@@ -178,6 +190,10 @@ impl Meters {
             checkpoint_failures: self.checkpoint_failures.get(),
             is_checkpoint_failing,
             log_bytes: self.log_bytes.load(Ordering::Relaxed),
+            #[cfg(feature = "postgres")]
+            instances: None,
+            #[cfg(feature = "postgres")]
+            lease_left: None,
         }
     }
 }

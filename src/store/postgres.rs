@@ -11,6 +11,7 @@
 
 mod change;
 mod connection;
+mod instances;
 mod keeper;
 mod lease;
 mod node;
@@ -33,6 +34,7 @@ use super::{Lock, Opening};
 use crate::error::Error;
 pub(super) use change::Writer;
 use connection::{Connection, Line};
+pub use instances::{Instance, Instances};
 pub(super) use keeper::Keeper;
 pub(super) use lease::Lease;
 pub(super) use read::Readers;

@@ -70,6 +70,7 @@ mod postgres {
     mod instance;
     mod ledger;
     mod outages;
+    mod seen;
     mod start;
     mod takeover;
 

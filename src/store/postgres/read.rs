@@ -56,7 +56,12 @@ pub(in crate::store) struct View<'a> {
 }
 
 impl View<'_> {
-    fn rows(&self, sql: Sql, parameters: Vec<Parameter<'_>>) -> Result<Vec<Row>, Error> {
+    /// The id of this instance; 0 while it has none.
+    pub(super) fn own_instance(&self) -> i64 {
+        self.readers.lease.id()
+    }
+
+    pub(super) fn rows(&self, sql: Sql, parameters: Vec<Parameter<'_>>) -> Result<Vec<Row>, Error> {
         let call = [Call::new(sql, parameters)];
         let mut line = self.line.borrow_mut();
         let outcome = match line.transaction(&call, self.readers.patience) {

@@ -217,6 +217,18 @@ SELECT coalesce((SELECT 0::bigint FROM orders WHERE status = 'Pending' AND retry
 SELECT o.seq, o.attempts, o.order_id FROM orders o WHERE o.status = 'Processing' AND NOT EXISTS (
   SELECT 1 FROM instances i WHERE i.id = o.owner AND i.lease_until > clock_timestamp())
 ORDER BY o.seq LIMIT $1";
+
+    /// $1 the most to tell of. The last row sums up those who are gone.
+    INSTANCES = "
+WITH work AS MATERIALIZED (SELECT owner, count(*) AS orders FROM orders WHERE status = 'Processing' GROUP BY owner),
+living AS MATERIALIZED (
+  SELECT id, node, extract(epoch FROM lease_until - clock_timestamp())::float8 AS lease
+  FROM instances WHERE lease_until > clock_timestamp() ORDER BY id LIMIT $1),
+gone AS MATERIALIZED (
+  SELECT orders FROM work WHERE NOT EXISTS (
+    SELECT 1 FROM instances WHERE id = work.owner AND lease_until > clock_timestamp()))
+SELECT id, node, lease, coalesce((SELECT orders FROM work WHERE owner = id), 0)::bigint FROM living
+UNION ALL SELECT NULL, NULL, (SELECT count(*) FROM gone)::float8, (SELECT coalesce(sum(orders), 0) FROM gone)::bigint";
 }
 
 /// Deletes of the next few orders in a status those that ended before a time. $1 the place to begin behind, $2 that time, $3 slot,

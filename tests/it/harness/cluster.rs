@@ -16,10 +16,24 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// How long it may take to start, or to be asked something.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// As whom it runs when the tests are run by root, whom it refuses.
 const NOBODY: u32 = 65_534;
+/// With the code of each error.
+const LOG_PREFIX: &str = "log_line_prefix=%m [%p] %e ";
+/// For tests: nothing survives a power cut, and whoever waits for another says so soon.
+const FOR_TESTS: [&str; 6] = [
+    "fsync=off",
+    "max_connections=200",
+    "deadlock_timeout=50ms",
+    "log_lock_waits=on",
+    "shared_buffers=64MB",
+    "autovacuum_naptime=5s",
+];
 
 /// A server of its own.
 pub struct Cluster {
@@ -29,7 +43,7 @@ pub struct Cluster {
     /// Whether a test provokes deadlocks here.
     has_deadlocks: AtomicBool,
     /// Ends the server and removes its folder when the pipe to it is closed.
-    _guard: Child,
+    guard: Child,
 }
 
 static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
@@ -50,18 +64,25 @@ impl Cluster {
             let _ = writeln!(std::io::stderr(), "skipped: no PostgreSQL is installed, so nothing was tried on one");
             return None;
         };
-        Some(Cluster::in_folder(bin, std::env::temp_dir().join(format!("orderd-pg-{}", std::process::id()))))
+        Some(Cluster::in_folder(bin, std::env::temp_dir().join(format!("orderd-pg-{}", std::process::id())), &FOR_TESTS))
     }
 
     /// Another one, for what harms all that use it. Ended when it is dropped.
     pub fn another() -> Option<Cluster> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("orderd-pg-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Some(Cluster::in_folder(programs()?, std::env::temp_dir().join(name)))
+        Some(Cluster::in_folder(programs()?, std::env::temp_dir().join(name), &FOR_TESTS))
+    }
+
+    /// One with settings of one's own.
+    #[allow(dead_code, reason = "the benchmarks, which share this file, need one that is fast and safe")]
+    pub fn with(settings: &[&str]) -> Option<Cluster> {
+        let name = format!("orderd-pg-{}", std::process::id());
+        Some(Cluster::in_folder(programs()?, std::env::temp_dir().join(name), settings))
     }
 
     /// Makes one in `folder`, and starts it.
-    fn in_folder(bin: PathBuf, folder: PathBuf) -> Cluster {
+    fn in_folder(bin: PathBuf, folder: PathBuf, settings: &[&str]) -> Cluster {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
@@ -80,29 +101,25 @@ impl Cluster {
         let script = "\"$@\" & server=$!; cat >/dev/null; kill -QUIT $server; wait $server; cd /; rm -rf \"$FOLDER\"";
         let mut guard = as_nobody(Command::new("sh"), is_root);
         guard.args(["-c", script, "sh"]).arg(bin.join("postgres")).arg("-D").arg(folder.join("data")).arg("-k").arg(&folder);
-        for setting in [
-            "listen_addresses=",
-            "fsync=off",
-            "max_connections=200",
-            "deadlock_timeout=50ms",
-            "log_lock_waits=on",
-            // With the code of each error.
-            "log_line_prefix=%m [%p] %e ",
-            "shared_buffers=64MB",
-            "autovacuum_naptime=5s",
-            &format!("port={port}"),
-        ] {
+        let own = ["listen_addresses=", &format!("port={port}"), LOG_PREFIX];
+        for setting in own.iter().chain(settings) {
             guard.arg("-c").arg(setting);
         }
         guard.env("FOLDER", &folder).current_dir(&folder).process_group(0);
         guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-        let cluster = Cluster { bin, folder, port, has_deadlocks: AtomicBool::new(false), _guard: guard.spawn().unwrap() };
+        let cluster = Cluster { bin, folder, port, has_deadlocks: AtomicBool::new(false), guard: guard.spawn().unwrap() };
         let end = Instant::now() + PATIENCE;
         while cluster.try_sql("SELECT 1").is_err() {
             assert!(Instant::now() < end, "PostgreSQL does not start: {}", cluster.log());
             std::thread::sleep(Duration::from_millis(20));
         }
         cluster
+    }
+
+    /// The process above all of its own.
+    #[allow(dead_code, reason = "the benchmarks weigh it")]
+    pub fn id(&self) -> u32 {
+        self.guard.id()
     }
 
     /// A URL for a schema that nobody else uses, with these parameters besides.
@@ -126,10 +143,7 @@ impl Cluster {
 
     /// The same where it may fail.
     pub fn try_sql(&self, text: &str) -> Result<String, String> {
-        let mut psql = Command::new(self.bin.join("psql"));
-        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "orderd", "-d", "postgres", "-h"]);
-        psql.arg(&self.folder).args(["-p", &self.port.to_string(), "-c", text]).env_remove("PGOPTIONS");
-        let output = psql.output().unwrap();
+        let output = self.psql().args(["-c", text]).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_string();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
@@ -146,6 +160,34 @@ impl Cluster {
             let log = self.log();
             assert!(!log.lines().any(is_of_deadlock), "two sessions have waited for each other:\n{log}");
         }
+    }
+
+    /// The program that an administrator would use, connected as one.
+    pub fn psql(&self) -> Command {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "orderd", "-d", "postgres", "-h"]);
+        psql.arg(&self.folder).args(["-p", &self.port.to_string()]).env_remove("PGOPTIONS");
+        psql
+    }
+
+    /// Stops all of its processes while `deed` is done.
+    #[allow(dead_code, reason = "the unit tests, which share this file, harm none")]
+    pub fn frozen<T>(&self, deed: impl FnOnce() -> T) -> T {
+        struct Frozen(Vec<i32>);
+        impl Drop for Frozen {
+            fn drop(&mut self) {
+                self.0.iter().for_each(|id| _ = kill(Pid::from_raw(*id), Signal::SIGCONT));
+            }
+        }
+        let first: i32 =
+            fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap().lines().next().unwrap().parse().unwrap();
+        let mut frozen = Frozen(vec![first]);
+        // First the one that would start others.
+        kill(Pid::from_raw(first), Signal::SIGSTOP).unwrap();
+        let others = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
+        frozen.0.extend(others.split_whitespace().filter_map(|id| id.parse::<i32>().ok()));
+        frozen.0[1..].iter().for_each(|id| _ = kill(Pid::from_raw(*id), Signal::SIGSTOP));
+        deed()
     }
 
     /// What the server has logged.
