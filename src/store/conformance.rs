@@ -1,5 +1,7 @@
 //! What a store does by its surface, wherever it keeps the orders: every function here is a test on a file, and one on a server.
 
+mod batches;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use super::tests::{Fixture, answer, ended, new_order};
 use super::*;
 use crate::order::Timestamp;
+use batches::any_split_of_a_sequence_of_changes_into_batches_gives_the_table_of_a_model;
 
 /// Makes the tests of what it is given.
 macro_rules! on_each {
@@ -41,6 +44,7 @@ on_each!(
     finished_orders_are_deleted_by_their_age,
     what_is_imported_is_as_it_was_and_counted,
     whatever_happens_in_whatever_order_the_counts_and_the_orders_agree,
+    any_split_of_a_sequence_of_changes_into_batches_gives_the_table_of_a_model,
 );
 
 fn a_change_is_answered_after_its_commit_and_read_back(f: &Fixture) {

@@ -67,6 +67,7 @@ mod server {
 
 #[cfg(feature = "postgres")]
 mod postgres {
+    mod deadline;
     mod instance;
     mod ledger;
     mod moving;

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use super::connection::{Call, Connection, WRITE_PATIENCE, not_yet_sent};
-use super::read::{COLUMNS, counts_in, counts_query, get, order_of};
-use super::schema;
+use super::read::{counts_in, get, order_of};
+use super::{schema, sql};
 use crate::error::Error;
 use crate::order::Timestamp;
 use crate::store::Counts;
@@ -33,10 +33,9 @@ impl Snapshot {
         let mut connection = Connection::open(&server)?;
         schema::look(&mut connection, &server)?;
         connection.execute(BEGIN, WRITE_PATIENCE).map_err(not_yet_sent)?;
-        let mut ask =
-            |query: String| connection.transaction(&[Call::new(query, Vec::new())], WRITE_PATIENCE).map_err(not_yet_sent);
-        let counts = counts_in(&ask(counts_query())?[0])?;
-        let living = ask("SELECT EXISTS (SELECT 1 FROM instances WHERE lease_until > clock_timestamp())".into())?;
+        let mut ask = |query| connection.transaction(&[Call::new(query, Vec::new())], WRITE_PATIENCE).map_err(not_yet_sent);
+        let counts = counts_in(&ask(sql::COUNTS)?[0])?;
+        let living = ask(sql::IN_USE)?;
         let is_in_use = living[0].first().map_or(Ok(false), |row| get(row, 0))?;
         Ok(Snapshot { connection, counts, is_in_use })
     }
@@ -46,9 +45,7 @@ impl Snapshot {
     /// # Errors
     /// What the server says.
     pub(in crate::store) fn rows(&mut self, after: i64, limit: i64) -> Result<Vec<Row>, Error> {
-        let query =
-            format!("SELECT {COLUMNS}, o.ended_at, o.retry_at, o.seq FROM orders o WHERE o.seq > $1 ORDER BY o.seq LIMIT $2");
-        let call = Call::new(query, vec![Box::new(after), Box::new(limit)]);
+        let call = Call::new(sql::EXPORTED, vec![Box::new(after), Box::new(limit)]);
         let rows = self.connection.transaction(&[call], WRITE_PATIENCE).map_err(not_yet_sent)?.remove(0);
         rows.iter()
             .map(|row| {
