@@ -16,9 +16,13 @@ mod keeper;
 mod lease;
 mod node;
 mod password;
+#[cfg(test)]
+mod plans;
 mod read;
 mod schema;
 mod sql;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod url;
 

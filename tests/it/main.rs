@@ -66,6 +66,7 @@ mod server {
 
 #[cfg(feature = "postgres")]
 mod postgres {
+    mod deadline;
     mod instance;
     mod ledger;
     mod outages;

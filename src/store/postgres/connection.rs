@@ -7,7 +7,6 @@
 //! What a failure means is decided here. An error of the server that leaves the session alive is an answer: the transaction is rolled
 //! back. Whatever ends the session, or the wait for it, is none, even where the server has said something: a commit may be on disk.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -21,6 +20,7 @@ use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
+use super::sql::Sql;
 use super::url::Server;
 use crate::error::Error;
 
@@ -35,10 +35,11 @@ pub(super) const MIGRATION_PATIENCE: Duration = Duration::from_secs(600);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// What each session is set to. A plan is kept for as long as a connection, and may be made while the table is small, so plans that
-/// read all of it are out of the question.
-const SETTINGS: [(&str, &str); 9] = [
+/// read all of it are out of the question; so are those that put all that an index has in order, for the first few of it.
+const SETTINGS: [(&str, &str); 10] = [
     ("synchronous_commit", "on"),
     ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     ("jit", "off"),
@@ -53,20 +54,20 @@ pub(super) type Parameter<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
 /// A statement with its parameters.
 pub(super) struct Call<'a> {
-    pub(super) sql: Cow<'static, str>,
+    pub(super) sql: Sql,
     pub(super) parameters: Vec<Parameter<'a>>,
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new(sql: impl Into<Cow<'static, str>>, parameters: Vec<Parameter<'a>>) -> Call<'a> {
-        Call { sql: sql.into(), parameters }
+    pub(super) fn new(sql: Sql, parameters: Vec<Parameter<'a>>) -> Call<'a> {
+        Call { sql, parameters }
     }
 }
 
 /// A session with the server.
 pub(super) struct Connection {
     client: Client,
-    statements: HashMap<Cow<'static, str>, Statement>,
+    statements: HashMap<Sql, Statement>,
     // Dropped last: it ends what still runs on it, without waiting.
     runtime: Runtime,
 }
@@ -128,7 +129,9 @@ impl Connection {
     pub(super) fn transaction(&mut self, calls: &[Call<'_>], patience: Duration) -> Result<Vec<Vec<Row>>, Error> {
         for call in calls {
             if !self.statements.contains_key(&call.sql) {
-                let statement = wait(&self.runtime, patience, self.client.prepare(&call.sql)).map_err(not_yet_sent)?;
+                #[cfg(test)]
+                assert!(super::sql::all().contains(&call.sql), "not in the list of statements: {:?}", call.sql);
+                let statement = wait(&self.runtime, patience, self.client.prepare(call.sql.text())).map_err(not_yet_sent)?;
                 self.statements.insert(call.sql.clone(), statement);
             }
         }

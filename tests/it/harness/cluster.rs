@@ -2,6 +2,9 @@
 //! else can enter, and ended with the program, by its process id, also when that is killed.
 //!
 //! Each test has a schema of its own in it. Where there is no PostgreSQL, that is said once, and such tests do nothing.
+//!
+//! orderd takes its locks in one order everywhere, so no deadlock may ever be in the server's log. Whoever removes a test's folder looks
+//! for one, as [`assert_no_deadlock`] does, so that the last test of a run looks after all have done their work.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -20,6 +23,8 @@ use nix::unistd::Pid;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// As whom it runs when the tests are run by root, whom it refuses.
 const NOBODY: u32 = 65_534;
+/// With the code of each error.
+const LOG_PREFIX: &str = "log_line_prefix=%m [%p] %e ";
 /// For tests: nothing survives a power cut, and whoever waits for another says so soon.
 const FOR_TESTS: [&str; 6] = [
     "fsync=off",
@@ -35,14 +40,22 @@ pub struct Cluster {
     bin: PathBuf,
     folder: PathBuf,
     port: u16,
+    /// Whether a test provokes deadlocks here.
+    has_deadlocks: AtomicBool,
     /// Ends the server and removes its folder when the pipe to it is closed.
     guard: Child,
 }
 
+static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
+
 /// The one of this test program, if there can be one.
 pub fn cluster() -> Option<&'static Cluster> {
-    static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
     CLUSTER.get_or_init(Cluster::start).as_ref()
+}
+
+/// Fails if the server of this test program, where one was needed, has ever had to end a deadlock.
+pub fn assert_no_deadlock() {
+    CLUSTER.get().into_iter().flatten().for_each(Cluster::assert_no_deadlock);
 }
 
 impl Cluster {
@@ -55,7 +68,6 @@ impl Cluster {
     }
 
     /// Another one, for what harms all that use it. Ended when it is dropped.
-    #[allow(dead_code, reason = "the unit tests, which share this file, harm none")]
     pub fn another() -> Option<Cluster> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("orderd-pg-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -89,12 +101,13 @@ impl Cluster {
         let script = "\"$@\" & server=$!; cat >/dev/null; kill -QUIT $server; wait $server; cd /; rm -rf \"$FOLDER\"";
         let mut guard = as_nobody(Command::new("sh"), is_root);
         guard.args(["-c", script, "sh"]).arg(bin.join("postgres")).arg("-D").arg(folder.join("data")).arg("-k").arg(&folder);
-        for setting in ["listen_addresses=", &format!("port={port}")].iter().chain(settings) {
+        let own = ["listen_addresses=", &format!("port={port}"), LOG_PREFIX];
+        for setting in own.iter().chain(settings) {
             guard.arg("-c").arg(setting);
         }
         guard.env("FOLDER", &folder).current_dir(&folder).process_group(0);
         guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-        let cluster = Cluster { bin, folder, port, guard: guard.spawn().unwrap() };
+        let cluster = Cluster { bin, folder, port, has_deadlocks: AtomicBool::new(false), guard: guard.spawn().unwrap() };
         let end = Instant::now() + PATIENCE;
         while cluster.try_sql("SELECT 1").is_err() {
             assert!(Instant::now() < end, "PostgreSQL does not start: {}", cluster.log());
@@ -135,6 +148,20 @@ impl Cluster {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
+    /// How many deadlocks it has had to end. From now on there may be some.
+    #[allow(dead_code, reason = "those who provoke none share this file")]
+    pub fn deadlocks(&self) -> usize {
+        self.has_deadlocks.store(true, Ordering::Relaxed);
+        self.log().lines().filter(|line| is_of_deadlock(line)).count()
+    }
+
+    fn assert_no_deadlock(&self) {
+        if !self.has_deadlocks.load(Ordering::Relaxed) && !std::thread::panicking() {
+            let log = self.log();
+            assert!(!log.lines().any(is_of_deadlock), "two sessions have waited for each other:\n{log}");
+        }
+    }
+
     /// The program that an administrator would use, connected as one.
     pub fn psql(&self) -> Command {
         let mut psql = Command::new(self.bin.join("psql"));
@@ -167,6 +194,16 @@ impl Cluster {
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.assert_no_deadlock();
+    }
+}
+
+fn is_of_deadlock(line: &str) -> bool {
+    line.contains(" 40P01 ERROR: ")
 }
 
 fn as_nobody(mut command: Command, is_root: bool) -> Command {
