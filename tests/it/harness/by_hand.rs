@@ -12,15 +12,27 @@ use super::{Folder, PATIENCE};
 const ON_POSTGRES: &str = "TEST_ON_POSTGRES";
 
 /// Tests that keep their orders in a file all the same, and what of theirs a server has not.
-pub const OF_A_FILE: [(&str, &str); 6] = [
+pub const OF_A_FILE: [(&str, &str); 15] = [
     ("a_failing_disk_costs_no_acknowledged_order", "the disk is the server's; postgres::outages has what its failures mean"),
+    ("a_file_of_a_newer_orderd_is_refused_and_left_as_it_is", "of the file itself; postgres::start has the same of a schema"),
+    ("a_quiet_spell_longer_than_the_read_timeout_is_no_reason_to_stop_accepting", "of a server without fsync the log warns"),
+    ("a_second_orderd_is_refused_also_while_the_worker_is_being_replaced", "any number may share a server"),
+    ("a_second_orderd_on_the_same_file_says_so_and_the_first_goes_on", "any number may share a server"),
     ("a_second_server_on_the_same_file_is_refused_and_the_first_goes_on", "any number may share a server"),
     ("a_server_that_does_not_start_leaves_nothing_running", "what is there before is a file that is no database"),
+    ("a_signal_stops_it_in_an_orderly_way", "the names of the files that are left"),
     ("a_stopped_server_answers_nobody_and_gives_everything_back", "the names of the files that are left"),
+    ("a_worker_that_says_what_the_user_must_mend_is_followed_by_another_until_that_is_done", "the version of the file"),
+    (
+        "connections_that_stay_silent_after_half_a_header_are_closed",
+        "counts descriptors, and connections to a server come and go",
+    ),
+    ("process_1_of_a_container_stops_in_an_orderly_way", "the names of the files that are left"),
     (
         "prune_deletes_what_is_old_and_finished_while_no_server_runs",
-        "a server's orders are everybody's: there is no file to be missing",
+        "a server's orders are everybody's: no file can be missing",
     ),
+    ("the_log_begins_with_what_serves_where_and_what", "that of an instance begins with its server"),
     ("the_counts_stay_exact_when_someone_corrects_the_rows", "SQLite has triggers for that; on a server they are counted anew"),
 ];
 
