@@ -41,13 +41,7 @@ fn run(config: &Config, given: &Given) -> Result<(), Error> {
 /// Deletes orders in these statuses that ended longer than `older_than` ago.
 fn prune(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(), Error> {
     logging::init(config.log_level, config.log_format);
-    #[cfg(feature = "postgres")]
-    let is_file = !crate::store::is_server(&config.db);
-    #[cfg(not(feature = "postgres"))]
-    let is_file = true;
-    if is_file {
-        check::is_there(&config.db)?;
-    }
+    check::is_there_or_a_server(&config.db)?;
     let lock = lock(&config.db, "stop it first, or have it delete with --keep")?;
     let clock = config.clock.clone();
     let before_ms = clock.now_ms().saturating_sub(older_than.as_millis() as i64);

@@ -7,7 +7,8 @@ use std::ops::RangeInclusive;
 
 use super::arguments::Given;
 use super::{
-    backup, cancel, check, completions, create, healthcheck, help, list, prune, restore, retry, serve, show, status, version,
+    backup, cancel, check, completions, create, export, healthcheck, help, import, list, prune, restore, retry, serve, show,
+    status, version,
 };
 use crate::config::{Config, SETTINGS, Setting};
 use crate::error::Error;
@@ -56,6 +57,8 @@ pub const SUBCOMMANDS: &[&Subcommand] = &[
     &backup::SUBCOMMAND,
     &restore::SUBCOMMAND,
     &check::SUBCOMMAND,
+    &export::SUBCOMMAND,
+    &import::SUBCOMMAND,
     &completions::SUBCOMMAND,
     &help::SUBCOMMAND,
     &version::SUBCOMMAND,
@@ -63,6 +66,9 @@ pub const SUBCOMMANDS: &[&Subcommand] = &[
 
 /// The settings that tell where the running server is, and who may ask it.
 pub const SERVER: Option<&[&str]> = Some(&["listen", "token-file"]);
+
+/// The settings that tell where orders are kept, a server too.
+pub const PLACE: &[&str] = if cfg!(feature = "postgres") { &["db", "db-file"] } else { &["db"] };
 
 /// The flag of those that list.
 pub const JSON: Flag = Flag { name: "json", value: "", help: "for programs: as JSON" };

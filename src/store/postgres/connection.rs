@@ -208,7 +208,7 @@ fn sorted(e: &tokio_postgres::Error) -> Error {
 }
 
 /// Before anything that changes something was sent, an unknown outcome is none.
-fn not_yet_sent(e: Error) -> Error {
+pub(super) fn not_yet_sent(e: Error) -> Error {
     match e {
         Error::Unknown(what) => Error::Offline(what),
         e => e,
