@@ -12,7 +12,7 @@ use super::{Folder, PATIENCE};
 const ON_POSTGRES: &str = "TEST_ON_POSTGRES";
 
 /// Tests that keep their orders in a file all the same, and what of theirs a server has not.
-pub const OF_A_FILE: [(&str, &str); 15] = [
+pub const OF_A_FILE: [(&str, &str); 16] = [
     ("a_failing_disk_costs_no_acknowledged_order", "the disk is the server's; postgres::outages has what its failures mean"),
     ("a_file_of_a_newer_orderd_is_refused_and_left_as_it_is", "of the file itself; postgres::start has the same of a schema"),
     ("a_quiet_spell_longer_than_the_read_timeout_is_no_reason_to_stop_accepting", "of a server without fsync the log warns"),
@@ -28,6 +28,7 @@ pub const OF_A_FILE: [(&str, &str); 15] = [
         "counts descriptors, and connections to a server come and go",
     ),
     ("process_1_of_a_container_stops_in_an_orderly_way", "the names of the files that are left"),
+    ("dashboard_alerts_and_document_name_the_metrics_that_there_are", "postgres::seen has the metrics of instances"),
     (
         "prune_deletes_what_is_old_and_finished_while_no_server_runs",
         "a server's orders are everybody's: no file can be missing",
@@ -65,7 +66,14 @@ pub fn by_hand(db: &Path, sql: &str) {
     #[cfg(feature = "postgres")]
     if is_server(db) {
         let scaling = include_str!("../../../docs/scaling.md");
-        let recount = scaling.split("```sql\n").nth(1).unwrap().split("```").next().unwrap().replace("orderd.", "");
+        let recount = scaling
+            .split("```sql\n")
+            .find(|part| part.starts_with("BEGIN; LOCK"))
+            .unwrap()
+            .split("```")
+            .next()
+            .unwrap()
+            .replace("orderd.", "");
         server::run(db, &format!("BEGIN; {sql}; COMMIT; {recount}"));
         return;
     }
