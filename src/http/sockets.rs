@@ -241,6 +241,7 @@ mod tests {
     /// As of two servers in one program.
     #[test]
     fn a_connection_to_another_address_with_the_same_port_is_not_ours() {
+        use std::io::{Read, Write};
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let Ok(neighbour) = TcpListener::bind(("127.0.0.2", address.port())) else { return };
@@ -248,8 +249,8 @@ mod tests {
         let (mut server, peer) = neighbour.accept().unwrap();
         assert_eq!(Sockets::new(address).unwrap().find(&peer), None);
         Sockets::new(address).unwrap().shutdown_all();
-        std::io::Write::write_all(&mut server, b"x").unwrap();
-        std::io::Read::read_exact(&mut client, &mut [0]).unwrap();
+        server.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
         let all = SocketAddr::from(([0, 0, 0, 0], address.port()));
         assert!(Sockets::new(all).unwrap().find(&peer).is_some());
     }
