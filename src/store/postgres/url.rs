@@ -34,7 +34,7 @@ pub(in crate::store) struct Server {
     /// The schema that holds our tables.
     pub(super) schema: String,
     /// What it is called in the log, without the password.
-    pub(super) name: String,
+    pub(in crate::store) name: String,
     /// How long an instance may be silent.
     pub(super) lease: Duration,
     /// Whether the URL itself has a password.
