@@ -78,10 +78,11 @@ impl Subcommand {
         self.settings == SERVER
     }
 
-    /// The settings that concern it.
+    /// The settings that concern it. Whoever is told of a database may be told by a file.
     pub fn settings(&self) -> impl Iterator<Item = &'static Setting> {
         let concern = self.settings;
-        SETTINGS.iter().filter(move |setting| concern.is_none_or(|names| names.contains(&setting.flag)))
+        let flag_of = |setting: &Setting| if setting.flag == "db-file" { "db" } else { setting.flag };
+        SETTINGS.iter().filter(move |setting| concern.is_none_or(|names| names.contains(&flag_of(setting))))
     }
 
     /// Whether it has a flag of this name.

@@ -59,6 +59,11 @@ impl Lock {
         Ok(self)
     }
 
+    /// Where the orders are, as the log calls it: without a password.
+    pub fn place(&self) -> String {
+        self.server.as_ref().map_or_else(|| self.held.place(), |server| server.name().into())
+    }
+
     pub(super) fn server(&self) -> Option<&Arc<postgres::Server>> {
         self.server.as_ref()
     }

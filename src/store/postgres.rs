@@ -56,7 +56,7 @@ pub(super) fn server(url: &Path) -> Result<Arc<Server>, Error> {
 /// Locks a node of this machine for a server.
 ///
 /// # Errors
-/// [`Error::Unusable`].
+/// [`Error::Usage`].
 pub(super) fn node(server: &Server) -> Result<(PathBuf, File), Error> {
     node::acquire(server)
 }
@@ -73,7 +73,7 @@ pub(super) fn open(
 ) -> Result<(Writer, Readers, Keeper, Arc<Lease>), Error> {
     let unusable = |source| Error::Unusable { file: lock.database().to_path_buf(), source };
     let node = node::name_in(lock.file()).map_err(unusable)?;
-    let mut connection = Connection::open(server)?;
+    let mut connection = Connection::open(server, connection::START_PATIENCE)?;
     schema::migrate(&mut connection, server)?;
     let lease = Arc::new(Lease::new(server.lease));
     let keeper = Keeper::start(server.clone(), connection, node.clone(), lease.clone())?;

@@ -3,7 +3,7 @@
 //! Its rooms: `browser` a real one, `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
 //! pipelines of all kinds, `document` what `openapi.json` says of an answer, `local` a server in this process, `process` the
 //! binary as a process, `worker` the process that serves, `load` well-behaved clients, `readers` slow ones, `scrape` what a
-//! collector of metrics is told, `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped,
+//! collector of metrics is told, `slow` which tests a quick run leaves out, `small_disk` one that can be filled. Everything cleans up behind itself when it is dropped,
 //! also when a test fails.
 
 mod browser;
@@ -19,6 +19,8 @@ mod readers;
 mod requests;
 mod scrape;
 mod slow;
+#[cfg(feature = "postgres")]
+mod small_disk;
 mod sockets;
 mod worker;
 
@@ -32,7 +34,7 @@ use orderd::Address;
 pub use browser::{Browser, policy_hash};
 pub use client::{Answer, Client};
 #[cfg(feature = "postgres")]
-pub use cluster::{Cluster, cluster};
+pub use cluster::{Cluster, Kind, cluster};
 pub use conversation::Conversation;
 pub use document::{Document, Operation, entries};
 pub use load::beside;
@@ -45,6 +47,8 @@ pub use requests::{
 };
 pub use scrape::Scraped;
 pub use slow::{is_slow_run, left_out, quick_or_slow};
+#[cfg(feature = "postgres")]
+pub use small_disk::SmallDisk;
 pub use sockets::{connect_from, connect_from_afar, enough_descriptors, host, raw, resets_when_closed, tcp_address};
 pub use worker::{Worker, most_memory_during};
 

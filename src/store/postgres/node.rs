@@ -23,14 +23,17 @@ const OWNER_ONLY: u32 = 0o600;
 /// Locks the first node of this machine that is free, and gives its file.
 ///
 /// # Errors
-/// [`Error::Unusable`] when there can't be one.
+/// [`Error::Usage`] when there can't be one.
 pub(super) fn acquire(server: &Server) -> Result<(PathBuf, File), Error> {
     let folder = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].iter().find_map(std::env::var_os);
     let folder = folder.map(PathBuf::from).filter(|folder| folder.is_dir()).unwrap_or_else(std::env::temp_dir);
     let name = format!("orderd-{}-{:016x}", Uid::effective(), hash(&format!("{}/{}", server.name, server.schema)));
     for n in 0..MOST {
         let path = folder.join(format!("{name}-{n}.node"));
-        let unusable = |source| Error::Unusable { file: path.clone(), source };
+        let unusable = |e: io::Error| {
+            let folder = "name a folder of your own in XDG_RUNTIME_DIR";
+            Error::Usage(format!("cannot open {}, which marks this machine's instance: {e}; {folder}", path.display()))
+        };
         let file = open(&path).map_err(unusable)?;
         match file.try_lock() {
             // Its last owner may have removed it since it was opened.
@@ -44,7 +47,7 @@ pub(super) fn acquire(server: &Server) -> Result<(PathBuf, File), Error> {
             Err(TryLockError::Error(source)) => return Err(unusable(source)),
         }
     }
-    Err(Error::Unusable { file: folder, source: io::Error::other(format!("{MOST} instances run on this machine")) })
+    Err(Error::Usage(format!("{MOST} instances of this database run on this machine already, by {}", folder.display())))
 }
 
 /// The name of the node whose file this is, given if it has none.
@@ -73,7 +76,7 @@ fn open(path: &Path) -> io::Result<File> {
         options.read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY).custom_flags(O_NOFOLLOW).open(path)?;
     let found = file.metadata()?;
     if found.uid() != Uid::effective().as_raw() || !found.is_file() {
-        return Err(io::Error::other("it is another's; remove it, or name a folder of your own in XDG_RUNTIME_DIR"));
+        return Err(io::Error::other("it is another's"));
     }
     file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
     Ok(file)

@@ -74,6 +74,11 @@ impl Lock {
         &self.database
     }
 
+    /// The same for the log.
+    pub fn place(&self) -> String {
+        self.database.display().to_string()
+    }
+
     /// The locked file. Whoever holds a duplicate of its descriptor holds the lock too.
     pub fn file(&self) -> &File {
         &self.file
