@@ -21,6 +21,7 @@
 //! | a late body is read by whoever handles the request | 4 slow senders stop 4 workers | `body.rs` |
 //! | an answer waits for the earlier ones of its connection, and for its reader | 8 clients stop all | `connections.rs`, `response.rs` |
 //! | framing is lenient | 6 of 7 bad requests got two answers | `head.rs` |
+//! | the accept thread can't be ended | | `leaving.rs`: it is led elsewhere |
 //! | HTTP/2 requests and panics keep a thread and two descriptors for ever | | `watchdog.rs`: sweep, renewal |
 
 pub mod bearer;
@@ -29,6 +30,7 @@ mod body;
 pub mod client;
 mod connections;
 mod head;
+mod leaving;
 pub mod listener;
 mod meters;
 pub mod percent;
@@ -42,8 +44,7 @@ mod watchdog;
 mod workers;
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -70,10 +71,6 @@ const MAX_ANSWER_BYTES: usize = 96 << 20;
 const MAX_BODIES_BYTES: usize = 64 << 20;
 /// How long the last answers may take when the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
-/// The same for a server that retires: it is in nobody's way.
-const LAST_ANSWERS_OF_RETIRED: Duration = Duration::from_secs(10);
-/// How long nothing must have arrived before a server that retires takes it that nothing will.
-const QUIET: Duration = Duration::from_millis(100);
 
 /// What a server does with requests.
 pub trait Handler: Send + Sync + 'static {
@@ -162,17 +159,18 @@ impl Http {
         };
         let cannot = |source| Error::Listen { address: address.to_string(), source };
         let own = listener.local_addr().map_err(cannot)?;
-        let descriptor = listener.as_raw_fd();
+        let listening = listener.as_raw_fd();
         let tiny = tiny_http::Server::from_listener(listener, None).map_err(|e| cannot(io::Error::other(e.to_string())))?;
         let handler = Arc::new(handler);
         let refusing = handler.clone();
         let core = Arc::new(Core {
             tiny,
+            listening,
             intake: Mutex::default(),
             ready: Mutex::default(),
             connections: Connections::new(),
-            sockets: Sockets::new(own.port()).map_err(cannot)?,
-            watchdog: Watchdog::new(on_renewal),
+            sockets: Arc::new(Sockets::new(own).map_err(cannot)?),
+            watchdog: Watchdog::new(own, on_renewal),
             blocking: Blocking::default(),
             answers: Room::new(MAX_ANSWER_BYTES),
             bodies: Room::new(MAX_BODIES_BYTES),
@@ -185,16 +183,16 @@ impl Http {
             stopping: AtomicBool::new(false),
         });
         let mut http = Http { address, core, workers: Vec::new(), leaves_socket: AtomicBool::new(false) };
-        if let Err(e) = http.start_threads(own, descriptor, &handler) {
+        if let Err(e) = http.start_threads(&handler) {
             http.stop();
             return Err(Error::Thread(e));
         }
         Ok(http)
     }
 
-    fn start_threads<H: Handler>(&mut self, own: SocketAddr, listening: RawFd, handler: &Arc<H>) -> io::Result<()> {
+    fn start_threads<H: Handler>(&mut self, handler: &Arc<H>) -> io::Result<()> {
         let core = self.core.clone();
-        self.core.watchdog.start(move || watchdog::run(&core, own, listening))?;
+        self.core.watchdog.start(move || watchdog::run(&core))?;
         for n in 0..self.core.options.workers.max(1) {
             let (core, handler) = (self.core.clone(), handler.clone());
             let worker = std::thread::Builder::new().name(format!("worker-{n}"));
@@ -213,25 +211,22 @@ impl Http {
         self.core.retiring.store(true, Ordering::Relaxed);
     }
 
-    /// Accepts nothing more, while a successor does, and answers what has been accepted; not much longer once `is_urgent`.
-    pub fn finish_retiring(&self, is_urgent: impl Fn() -> bool) {
+    /// Accepts nothing more, as a successor does on the same socket. Done when this returns, which is soon.
+    pub fn end_accepting(&self) {
         if let (Some(relay), Address::Unix(path)) = (&self.core.relay, &self.address) {
             relay.stop(path);
         }
         self.core.end_accepting();
-        let until = Instant::now() + LAST_ANSWERS_OF_RETIRED;
-        let mut quiet_since = Instant::now();
-        while Instant::now() < until && quiet_since.elapsed() < QUIET && !is_urgent() {
-            if self.core.connections.any_busy() {
-                quiet_since = Instant::now();
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
     }
 
-    /// Answers what has arrived, and stops. Takes little longer than two seconds, whatever clients do.
+    /// Waits until what has been accepted is answered; not much longer once `is_urgent`.
+    pub fn answer_the_rest(&self, is_urgent: impl Fn() -> bool) {
+        self.core.answer_the_rest(is_urgent);
+    }
+
+    /// Answers what has arrived, stops, and closes every connection. Takes a few seconds at the most, whatever clients do.
     pub fn stop(mut self) {
-        let core = &self.core;
+        let (core, leaves_socket) = (&self.core, self.leaves_socket.load(Ordering::Relaxed));
         core.stopping.store(true, Ordering::Release);
         // One call wakes one worker, behind the requests that have arrived already.
         self.workers.iter().for_each(|_| core.tiny.unblock());
@@ -247,11 +242,15 @@ impl Http {
         core.watchdog.stop();
         if let (Some(relay), Address::Unix(path)) = (&core.relay, &self.address) {
             relay.stop(path);
-            if !self.leaves_socket.load(Ordering::Relaxed) {
+            if !leaves_socket {
                 let _ = std::fs::remove_file(path);
             }
         }
         core.connections.drain().into_iter().for_each(|request| core.discard(request));
+        // Otherwise this process ends as well, and its connections with it.
+        if !leaves_socket {
+            leaving::close(self.core);
+        }
     }
 
     /// Has the file of a Unix socket outlive this server, because another process listens there too.

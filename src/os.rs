@@ -7,5 +7,6 @@ pub mod marks;
 pub mod meters;
 pub mod processes;
 pub mod signals;
+pub mod standard_input;
 pub mod sync;
 pub mod usage;

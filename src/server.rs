@@ -184,11 +184,12 @@ impl Server {
         self.running().processor.alone();
     }
 
-    /// Begins to leave the service to a successor: claims no more orders, and gives those that are being processed their time. What
-    /// is asked meanwhile is answered.
+    /// Leaves the service to a successor: claims no more orders, and gives those that are being processed their time. Connections
+    /// are the successor's; what is asked on those that were accepted before is answered.
     pub fn retire(&self) {
         let running = self.running();
         running.http.iter().for_each(Http::retire);
+        running.http.iter().for_each(Http::end_accepting);
         running.processor.end(Instant::now() + running.exec_timeout);
     }
 
@@ -197,11 +198,11 @@ impl Server {
         self.running().processor.has_ended()
     }
 
-    /// Ends a server that has retired: leaves new connections to the successor, and answers what has come. Ends as soon as
+    /// Ends a server that has retired: answers what still comes. Ends as soon as
     /// [`stop`](Self::stop) does once `is_urgent`.
     pub fn leave(mut self, is_urgent: impl Fn() -> bool) {
         if let Some(running) = self.0.take() {
-            running.http.iter().for_each(|http| http.finish_retiring(&is_urgent));
+            running.http.iter().for_each(|http| http.answer_the_rest(&is_urgent));
             running.stop();
         }
     }
@@ -281,7 +282,8 @@ impl Refusing {
 
     /// Leaves new connections to whoever listens next, and answers what has come.
     pub(crate) fn end(self) {
-        self.0.finish_retiring(|| false);
+        self.0.end_accepting();
+        self.0.answer_the_rest(|| false);
         self.0.stop();
     }
 }

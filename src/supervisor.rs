@@ -26,7 +26,7 @@ use nix::unistd::Pid;
 pub use self::child::own_program;
 use self::child::{Child, Phase, Size};
 pub use self::ground::Ground;
-pub use self::inherited::{Inherited, Parent};
+pub use self::inherited::{Inherited, Parent, Socket};
 use self::orphans::Orphans;
 pub use self::orphans::end_commands;
 use self::pace::Pace;

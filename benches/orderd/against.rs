@@ -16,14 +16,21 @@ use crate::workload::Ask;
 
 type Test = fn(&mut Bench, &Path) -> Result<Outcome>;
 
-const TESTS: [(&str, Test); 4] = [("POST", post), ("POST, 1 connection", single), ("GET", get), ("completed", complete)];
+/// Each with the part of a run that it is like.
+const TESTS: [(&str, &str, Test); 4] = [
+    ("post", "POST", post),
+    ("single", "POST, 1 connection", single),
+    ("get", "GET", get),
+    ("complete", "completed", complete),
+];
 
-/// Runs them all.
-pub fn compare(bench: &mut Bench, others: &[PathBuf]) -> Result<()> {
+/// Runs those that are like one of the parts.
+pub fn compare(bench: &mut Bench, others: &[PathBuf], parts: &[&str]) -> Result<()> {
     let mut builds: Vec<(String, PathBuf)> = vec![("this build".into(), ORDERD.into())];
     builds.extend(others.iter().map(|path| (path.display().to_string(), path.clone())));
-    for (what, test) in TESTS {
-        bench.progress.part(what, 1, 1);
+    let tests: Vec<_> = TESTS.into_iter().filter(|(part, ..)| parts.contains(part)).collect();
+    for (at, (_, what, test)) in tests.iter().enumerate() {
+        bench.progress.part(what, at + 1, tests.len());
         let names: Vec<String> = builds.iter().map(|(name, _)| format!("{what}, {name}")).collect();
         let turn = |binary: PathBuf| move |bench: &mut Bench| test(bench, &binary);
         let turns: Vec<_> = builds.iter().map(|(_, binary)| turn(binary.clone())).collect();

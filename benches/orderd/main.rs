@@ -9,7 +9,7 @@
 //!
 //! Reading order: `args` what to do · `parts`, `limits` what is measured · `rounds` taking turns · `workload`, `client` asking ·
 //! `contestants`, `process`, `files`, `disk` what is asked · `report` what is printed ·
-//! `against` two builds of orderd compared.
+//! `against` two builds of orderd compared · `postgres` orders on a server, with that feature.
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,6 +22,8 @@ mod disk;
 mod files;
 mod limits;
 mod parts;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod process;
 mod report;
 mod rounds;
@@ -37,7 +39,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// A part of the run, by its name.
 type Part = (&'static str, fn(&mut Bench) -> Result<()>);
 
-const PARTS: [Part; 10] = [
+const PARTS: &[Part] = &[
     ("post", parts::post),
     ("get", parts::get),
     ("complete", parts::complete),
@@ -48,10 +50,12 @@ const PARTS: [Part; 10] = [
     ("burst", limits::burst),
     ("start", limits::start),
     ("size", limits::size),
+    #[cfg(feature = "postgres")]
+    ("postgres", postgres::postgres),
 ];
 
 fn main() -> ExitCode {
-    let names = PARTS.map(|(name, _)| name);
+    let names: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
     let outcome = Args::parse(&names).and_then(|args| match args {
         Args::Serve(contestant, database) => contestant.serve(&database),
         Args::Help => say(&format!("{}Parts: {}\n", args::HELP, names.join(", "))),
@@ -69,10 +73,11 @@ fn main() -> ExitCode {
 fn run(options: args::Options) -> Result<()> {
     let json = options.json;
     let parts: Vec<_> =
-        PARTS.into_iter().filter(|(name, _)| options.only.is_empty() || options.only.iter().any(|o| o == name)).collect();
+        PARTS.iter().filter(|(name, _)| options.only.is_empty() || options.only.iter().any(|o| o == name)).collect();
     let mut bench = Bench::new(options.plan, Folder::create()?);
     if !options.against.is_empty() {
-        against::compare(&mut bench, &options.against)?;
+        let parts: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        against::compare(&mut bench, &options.against, &parts)?;
         bench.progress.done();
         return say(&if json { bench.report.json() } else { bench.report.table() });
     }

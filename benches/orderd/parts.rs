@@ -93,13 +93,19 @@ pub fn complete(bench: &mut Bench) -> Result<()> {
 
 /// One turn of creating orders; the rate counts until the last one is completed.
 pub fn create_and_complete(bench: &mut Bench, server: Process, database: &Path) -> Result<Outcome> {
+    let outcome = create_and_complete_in(bench, server)?;
+    verify(database, &outcome)?;
+    Ok(outcome)
+}
+
+/// The same, wherever the orders are.
+pub fn create_and_complete_in(bench: &mut Bench, server: Process) -> Result<Outcome> {
     let seed = bench.seed();
     let mut outcome = bench.load(&server, Ask::Create { seed }).run()?;
     wait_until_completed(&server, outcome.orders())?;
     outcome.rate = outcome.orders() as f64 / outcome.started.elapsed().as_secs_f64();
     outcome.cpu = Some(server.cpu());
     server.stop()?;
-    verify(database, &outcome)?;
     Ok(outcome)
 }
 
@@ -236,8 +242,7 @@ pub fn wait_until_completed(server: &Process, orders: u64) -> Result<()> {
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     loop {
         connection.ask(requests.next())?;
-        let metrics: serde_json::Value = serde_json::from_slice(connection.body())?;
-        let completed = metrics["status_counts"]["Completed"].as_u64().ok_or("/metrics does not count completed orders")?;
+        let completed = completed(&connection)?;
         if completed >= orders {
             return Ok(());
         }
@@ -246,4 +251,10 @@ pub fn wait_until_completed(server: &Process, orders: u64) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// How many are completed, by the answer of `/metrics` that a connection has.
+pub fn completed(connection: &Connection) -> Result<u64> {
+    let metrics: serde_json::Value = serde_json::from_slice(connection.body())?;
+    metrics["status_counts"]["Completed"].as_u64().ok_or_else(|| "/metrics does not count completed orders".into())
 }

@@ -118,8 +118,7 @@ impl Process {
 
     /// Processor time that it and its children have used so far.
     pub fn cpu(&self) -> Duration {
-        let ticks: u64 = tree(self.child.id()).into_iter().map(ticks).sum();
-        Duration::from_millis(ticks * MS_PER_TICK)
+        cpu_of(self.child.id())
     }
 
     /// What it and its children hold in memory now.
@@ -146,6 +145,12 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Processor time that a process and its living descendants have used so far.
+pub fn cpu_of(root: u32) -> Duration {
+    let ticks: u64 = tree(root).into_iter().map(ticks).sum();
+    Duration::from_millis(ticks * MS_PER_TICK)
 }
 
 /// Parents before their children: one that outlived its child for a moment might start another.

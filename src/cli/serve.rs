@@ -20,7 +20,7 @@ use crate::os::logging;
 use crate::os::manager::{self, Manager};
 use crate::os::signals::{self, SIGUSR1, SIGUSR2};
 use crate::server::{Foundations, Refusing, Server, Trouble};
-use crate::supervisor::{self, Ground, Inherited, Parent};
+use crate::supervisor::{self, Ground, Inherited, Parent, Socket};
 
 /// How often a server that retires is asked whether its work is done. It serves nobody any more.
 const RETIREMENT_CHECK: Duration = Duration::from_millis(20);
@@ -75,7 +75,9 @@ fn run(config: &Config, _given: &Given) -> Result<(), Error> {
 }
 
 fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
-    let Inherited { listener, lock, predecessor_lives, restarts, parent } = inherited;
+    let Inherited { socket, lock, predecessor_lives, restarts, parent } = inherited;
+    // While there is one thread.
+    let listener = socket.listener()?;
     let (events, inbox) = channel();
     let sender = events.clone();
     signals::watch(&[SIGUSR1, SIGUSR2], move |signal| {
@@ -89,7 +91,7 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
     let has_served = lock.has_been_used() && !predecessor_lives;
     let foundations = Foundations { listener: Some(listener), lock, predecessor_lives, restarts };
     let server = match start(config, foundations, events) {
-        Err(e) if has_served => return refuse_meanwhile(config, &inbox, e),
+        Err(e) if has_served => return refuse_meanwhile(config, &socket, &inbox, e),
         started => started?,
     };
     // The parent listens there too.
@@ -100,9 +102,9 @@ fn serve_as_child(config: &Config, inherited: Inherited) -> Result<(), Error> {
 
 /// Answers 503 for a while, where a process before this one has served and this one can't. Then it ends with the reason, and its
 /// parent tries again.
-fn refuse_meanwhile(config: &Config, events: &Receiver<Event>, why: Error) -> Result<(), Error> {
+fn refuse_meanwhile(config: &Config, socket: &Socket, events: &Receiver<Event>, why: Error) -> Result<(), Error> {
     // For the same reason this may be impossible, too.
-    let Some(refusing) = Inherited::listener().ok().and_then(|listener| Refusing::start(config, listener).ok()) else {
+    let Some(refusing) = socket.listener().ok().and_then(|listener| Refusing::start(config, listener).ok()) else {
         return Err(why);
     };
     let told = events.recv_timeout(MEANWHILE);

@@ -187,6 +187,16 @@ impl<T, S> Connections<T, S> {
         unpoisoned(&self.0).values().any(|entry| matches!(entry.state, State::Busy(_)))
     }
 
+    /// For how long no request has come or been under way.
+    pub fn silent_for(&self) -> Duration {
+        let now = Instant::now();
+        let silent = |entry: &Entry<T, S>| match entry.state {
+            State::Busy(_) => Duration::ZERO,
+            State::Idle | State::Blocked(_) => now.saturating_duration_since(entry.heard),
+        };
+        unpoisoned(&self.0).values().map(silent).min().unwrap_or(Duration::MAX)
+    }
+
     /// Forgets the connections that are no more.
     pub fn sweep(&self, is_connected: impl Fn(&SocketAddr) -> bool, is_same: impl Fn(&SocketAddr, &S) -> bool) {
         let mut entries = unpoisoned(&self.0);

@@ -160,6 +160,14 @@ impl Listener {
     }
 }
 
+/// A listener for what this process says to itself.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn own_listener() -> io::Result<TcpListener> {
+    TcpListener::bind("127.0.0.1:0").or_else(|_| TcpListener::bind("[::1]:0"))
+}
+
 fn timeval(duration: Duration) -> TimeVal {
     // Zero would mean never.
     TimeVal::new(duration.as_secs() as i64, i64::from(duration.subsec_micros()).max(i64::from(duration.as_secs() == 0)))

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::listener::Listener;
+use super::listener::{Listener, own_listener};
 use crate::error::Error;
 use crate::os::sync::unpoisoned;
 
@@ -40,7 +40,7 @@ impl Relay {
     /// Starts to relay what connects to `outer`, and gives the listener where it arrives.
     pub fn start(outer: UnixListener, silence: Duration) -> Result<(TcpListener, Relay), Error> {
         let failed = |source| Error::Listen { address: "127.0.0.1:0, for a Unix socket's connections".into(), source };
-        let inner = TcpListener::bind("127.0.0.1:0").or_else(|_| TcpListener::bind("[::1]:0")).map_err(failed)?;
+        let inner = own_listener().map_err(failed)?;
         let address = inner.local_addr().map_err(failed)?;
         let inner_listener = Listener::Tcp(inner);
         inner_listener.prepare(silence)?;

@@ -28,9 +28,9 @@ const LATELY: usize = 64;
 /// How often 64 KiB are thrown away of a connection that is cut: the kernel holds some megabytes at the most.
 const MAX_THROWN_AWAY: usize = 256;
 
-/// The connections to one port of ours.
+/// The connections to one address of ours.
 pub struct Sockets {
-    port: u16,
+    own: SocketAddr,
     lately: Mutex<VecDeque<RawFd>>,
     /// What is written into the one comes out of the other.
     to_ourselves: Mutex<(OwnedFd, OwnedFd)>,
@@ -51,13 +51,13 @@ impl Socket {
 }
 
 impl Sockets {
-    /// Of a server that listens on `port`.
+    /// Of a server that listens at `own`.
     ///
     /// # Errors
     /// What the system says if it has no descriptors left.
-    pub fn new(port: u16) -> io::Result<Sockets> {
+    pub fn new(own: SocketAddr) -> io::Result<Sockets> {
         let pair = socket::socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?;
-        Ok(Sockets { port, lately: Mutex::default(), to_ourselves: Mutex::new(pair) })
+        Ok(Sockets { own, lately: Mutex::default(), to_ourselves: Mutex::new(pair) })
     }
 
     /// The socket that is connected with `peer`, unless that has gone.
@@ -72,9 +72,9 @@ impl Sockets {
         })
     }
 
-    /// Every descriptor of a socket on the port, with its peer; the listening ones and dead connections have none.
+    /// Every descriptor of a socket at the address, with its peer; the listening ones and dead connections have none.
     pub fn walk(&self) -> impl Iterator<Item = (RawFd, Option<SocketAddr>)> {
-        all().filter(|fd| is_on(*fd, self.port)).map(|fd| (fd, peer_of(fd)))
+        all().filter(|fd| is_at(*fd, &self.own)).map(|fd| (fd, peer_of(fd)))
     }
 
     /// Whether `socket` is still connected with `peer`.
@@ -94,13 +94,23 @@ impl Sockets {
 
     /// Shuts down a connection that [`walk`](Self::walk) has shown, if it still has the same peer.
     pub fn shutdown_number(&self, fd: RawFd, peer: Option<SocketAddr>) {
-        if let Some(pinned) = self.pin(fd).filter(|pinned| is_on(pinned.0, self.port) && peer_of(pinned.0) == peer) {
+        if let Some(pinned) = self.pin(fd).filter(|pinned| is_at(pinned.0, &self.own) && peer_of(pinned.0) == peer) {
             pinned.shutdown(Shutdown::Both);
         }
     }
 
+    /// Shuts every connection down.
+    pub fn shutdown_all(&self) {
+        self.walk().filter(|(_, peer)| peer.is_some()).for_each(|(fd, peer)| self.shutdown_number(fd, peer));
+    }
+
+    /// The address.
+    pub fn own(&self) -> SocketAddr {
+        self.own
+    }
+
     fn identify(&self, fd: RawFd, peer: &SocketAddr) -> Option<Socket> {
-        let is_with_peer = |fd| peer_of(fd).as_ref() == Some(peer) && is_on(fd, self.port);
+        let is_with_peer = |fd| peer_of(fd).as_ref() == Some(peer) && is_at(fd, &self.own);
         // First of all without a duplicate, which costs more.
         let pinned = is_with_peer(fd).then(|| self.pin(fd)).flatten().filter(|pinned| is_with_peer(pinned.0))?;
         Some(Socket { fd, inode: inode_of(pinned.0)? })
@@ -164,19 +174,15 @@ pub fn has_ended(fd: RawFd) -> bool {
     socket::recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
 }
 
-/// Whether it is an internet socket of ours with this port.
-pub fn is_on(fd: RawFd, port: u16) -> bool {
-    address(socket::getsockname(fd)).is_some_and(|own| own.port() == port)
+/// Whether it is an internet socket of ours with this address, or with this port if the address stands for all.
+pub fn is_at(fd: RawFd, own: &SocketAddr) -> bool {
+    let is_own = |at: SocketAddr| at.port() == own.port() && (own.ip().is_unspecified() || at.ip() == own.ip());
+    address(socket::getsockname(fd)).is_some_and(is_own)
 }
 
 /// Whether it is a socket that is not connected, such as a listening one.
 pub fn is_unconnected(fd: RawFd) -> bool {
     socket::getpeername::<SockaddrStorage>(fd) == Err(nix::errno::Errno::ENOTCONN)
-}
-
-/// The highest number of an open descriptor.
-pub fn highest_number() -> RawFd {
-    all().max().unwrap_or(0)
 }
 
 /// The numbers of all open descriptors.
@@ -209,7 +215,7 @@ mod tests {
     fn a_connection_is_found_by_its_peer_also_when_its_number_belonged_to_another() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let sockets = Sockets::new(address.port()).unwrap();
+        let sockets = Sockets::new(address).unwrap();
         for _ in 0..2 * LATELY {
             let client = TcpStream::connect(address).unwrap();
             let (server, peer) = listener.accept().unwrap();
@@ -229,7 +235,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let _client = TcpStream::connect(address).unwrap();
         let (_server, _) = listener.accept().unwrap();
-        assert_eq!(Sockets::new(address.port()).unwrap().find(&address), None);
+        assert_eq!(Sockets::new(address).unwrap().find(&address), None);
     }
 
     #[test]
@@ -237,7 +243,7 @@ mod tests {
         use std::io::Read;
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let sockets = Sockets::new(address.port()).unwrap();
+        let sockets = Sockets::new(address).unwrap();
         let mut client = TcpStream::connect(address).unwrap();
         let (server, peer) = listener.accept().unwrap();
         let other_half = server.try_clone().unwrap();

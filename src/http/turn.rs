@@ -5,15 +5,12 @@
 //! No function here waits for a client, except [`Open::refuse_for_good`], which says so.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::mem;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::blocking::{Blocking, Room};
 use super::connections::Connections;
@@ -21,16 +18,14 @@ use super::head::Shape;
 use super::meters::{Figures, Meters};
 use super::relay::Relay;
 use super::response::{Outgoing, Reply};
-use super::sockets::{self, Socket, Sockets};
+use super::sockets::{Socket, Sockets};
 use super::told::Told;
-use super::watchdog::{self, Watchdog};
+use super::watchdog::Watchdog;
 use super::{Options, Refused};
 use crate::os::sync::unpoisoned;
 
 /// How long a peer that was refused for good may go on sending, so that it gets to read why.
 const LINGER: Duration = Duration::from_secs(1);
-/// So many connections at once, as the successor may accept some of them.
-const NUDGES_TO_END: usize = 8;
 
 /// A request whose body has come. It holds its connection's turn until it is answered or dropped.
 pub struct Request {
@@ -199,12 +194,14 @@ impl Blocked {
 /// What the threads of one server share.
 pub(super) struct Core {
     pub(super) tiny: tiny_http::Server,
+    /// The number of the descriptor on which tiny_http accepts, as long as it does.
+    pub(super) listening: RawFd,
     /// Held while a request is taken and brought to its connection, so that those of one connection stay in order.
     pub(super) intake: Mutex<()>,
     /// Requests whose turn has come.
     pub(super) ready: Mutex<VecDeque<(SocketAddr, tiny_http::Request)>>,
     pub(super) connections: Connections<tiny_http::Request, Option<Socket>>,
-    pub(super) sockets: Sockets,
+    pub(super) sockets: Arc<Sockets>,
     pub(super) watchdog: Watchdog,
     pub(super) blocking: Blocking,
     pub(super) answers: Room,
@@ -260,28 +257,5 @@ impl Core {
         mem::forget(request);
         self.undroppable.fetch_add(1, Ordering::Relaxed);
         self.watchdog.look_now();
-    }
-}
-
-impl Core {
-    /// Ends tiny_http's accept thread, which nothing else can while requests are to be taken: it ends when there is no descriptor
-    /// for the next connection. One that is blocked in accept() has its descriptor already and needs a duplicate of it, so just
-    /// one more is left; and it needs one more connection, for which the sockets are made beforehand.
-    pub(super) fn end_accepting(&self) {
-        let Some(address) = self.tiny.server_addr().to_ip() else { return };
-        self.watchdog.expects_the_end_of_accepting();
-        let nudges: Vec<_> = (0..NUDGES_TO_END).filter_map(|_| watchdog::unconnected_socket(&address)).collect();
-        let highest = sockets::highest_number();
-        let mut last = 0;
-        // Numbers below the highest that are free would be given out as well.
-        while last <= highest {
-            let Ok(filler) = File::open("/dev/null") else { return };
-            last = filler.as_raw_fd();
-            mem::forget(filler);
-        }
-        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, last as u64 + 2, hard);
-        }
-        nudges.iter().for_each(|socket| watchdog::connect_socket(socket, &address));
     }
 }

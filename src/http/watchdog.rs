@@ -16,14 +16,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 use super::connections::Activity;
 use super::sockets::{self, Socket};
@@ -56,8 +55,8 @@ pub(super) struct Watchdog {
     look_now: AtomicBool,
     thread: OnceLock<Thread>,
     stopped: AtomicBool,
-    /// Accepting may end: somebody else does it now.
-    retired: AtomicBool,
+    /// Where tiny_http accepts, and so where nudges go. Held while that is changed.
+    pub(super) accepting: Mutex<SocketAddr>,
     asked_for_renewal: AtomicBool,
     on_renewal: Box<dyn Fn(&'static str) + Send + Sync>,
 }
@@ -90,15 +89,15 @@ impl Drop for Watch<'_> {
 }
 
 impl Watchdog {
-    /// One that is not started yet. `on_renewal` is called once, when only a fresh process will do, with the reason.
-    pub fn new(on_renewal: impl Fn(&'static str) + Send + Sync + 'static) -> Watchdog {
+    /// One that is not started yet, of a server that tiny_http accepts for at `own`. `on_renewal` is called once, when only a fresh process will do, with the reason.
+    pub fn new(own: SocketAddr, on_renewal: impl Fn(&'static str) + Send + Sync + 'static) -> Watchdog {
         Watchdog {
             nudges: AtomicUsize::new(0),
             deadlines: Mutex::default(),
             look_now: AtomicBool::new(false),
             thread: OnceLock::new(),
             stopped: AtomicBool::new(false),
-            retired: AtomicBool::new(false),
+            accepting: Mutex::new(own),
             asked_for_renewal: AtomicBool::new(false),
             on_renewal: Box::new(on_renewal),
         }
@@ -144,15 +143,8 @@ impl Watchdog {
 
     /// tiny_http accepts nothing more, because of `error`.
     pub fn accepting_ended(&self, error: &io::Error) {
-        if !self.retired.load(Ordering::Acquire) {
-            log::error!("accepting a connection: {error}");
-            self.ask_for_renewal("connections are no longer accepted");
-        }
-    }
-
-    /// From now on it is right that accepting ends.
-    pub fn expects_the_end_of_accepting(&self) {
-        self.retired.store(true, Ordering::Release);
+        log::error!("accepting a connection: {error}");
+        self.ask_for_renewal("connections are no longer accepted");
     }
 
     fn ask_for_renewal(&self, why: &'static str) {
@@ -182,8 +174,8 @@ impl Watchdog {
     }
 }
 
-/// The thread of a server that tiny_http listens for at `own`, on the descriptor `listening`.
-pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
+/// The watchdog's thread.
+pub(super) fn run(core: &Arc<Core>) {
     let watchdog = &core.watchdog;
     let mut sweep = Sweep::new(core);
     let (mut next_tick, mut next_sweep) = (Instant::now(), Instant::now());
@@ -191,8 +183,11 @@ pub(super) fn run(core: &Arc<Core>, own: SocketAddr, listening: RawFd) {
         getrlimit(Resource::RLIMIT_NOFILE).map_or(usize::MAX, |(limit, _)| (limit as usize / NUDGES_SHARE).max(1));
     while !watchdog.stopped.load(Ordering::Acquire) {
         let wanted = watchdog.nudges.swap(0, Ordering::AcqRel).min(most_nudges);
-        let accepts = is_accepting(listening, own.port());
-        if !accepts && !watchdog.retired.load(Ordering::Acquire) {
+        let (own, accepts) = {
+            let accepting = unpoisoned(&watchdog.accepting);
+            (*accepting, is_accepting(core.listening, &accepting))
+        };
+        if !accepts {
             watchdog.ask_for_renewal("connections are no longer accepted");
         }
         let mut nudges = wanted;
@@ -247,8 +242,8 @@ fn cut_the_late(core: &Core, otherwise: Instant) -> Instant {
 
 /// Whether tiny_http's accept thread lives. It owns the listening socket, and closes it when it ends, however it ends. Then the
 /// descriptor is invalid, or another file has its number, perhaps even a connection of ours, which has a peer.
-fn is_accepting(listening: RawFd, port: u16) -> bool {
-    sockets::is_unconnected(listening) && sockets::is_on(listening, port)
+pub(super) fn is_accepting(listening: RawFd, own: &SocketAddr) -> bool {
+    sockets::is_unconnected(listening) && sockets::is_at(listening, own)
 }
 
 /// What the sweeps have seen so far.
@@ -351,7 +346,7 @@ impl Sweep {
 }
 
 /// A connection to ourselves, closed at once. `None` if there are no descriptors left, or nobody listens.
-fn nudge(own: &SocketAddr) -> Option<()> {
+pub(super) fn nudge(own: &SocketAddr) -> Option<()> {
     TcpStream::connect_timeout(&reachable(own), TICK).ok().map(drop)
 }
 
@@ -363,15 +358,4 @@ fn reachable(own: &SocketAddr) -> SocketAddr {
         _ => {}
     }
     address
-}
-
-/// A socket that can connect to `own` later, when there may be no descriptors left.
-pub(super) fn unconnected_socket(own: &SocketAddr) -> Option<OwnedFd> {
-    let family = if own.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()
-}
-
-/// Connects it, whoever accepts.
-pub(super) fn connect_socket(socket: &OwnedFd, own: &SocketAddr) {
-    let _ = socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(reachable(own)));
 }

@@ -1,11 +1,12 @@
 //! The child's end: what a serving process has from its parent, and the two things that it tells it.
 //!
 //! The listening socket is its standard input and the database's lock its standard output, so that no descriptor needs a number
-//! of its own. From the moment it has taken them over it dies with its parent.
+//! of its own. It goes on listening on standard input, as that can be exchanged when it leaves the socket to its successor
+//! (`http/leaving.rs`). From the moment it has taken them over it dies with its parent.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,12 +15,13 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::http::listener::Listener;
 use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, WORKER_OF};
+use crate::os::standard_input;
 use crate::store::Lock;
 
 /// What a child has from its parent.
 pub struct Inherited {
     /// The bound socket.
-    pub listener: Listener,
+    pub socket: Socket,
     /// The database's lock.
     pub lock: Lock,
     /// Whether another child has work under way. The parent says when it has ended.
@@ -44,7 +46,7 @@ impl Inherited {
             return Err(misused(io::ErrorKind::Other.into()));
         }
         let parent = Parent(Pid::parent());
-        let listener = Inherited::listener()?;
+        let socket = Socket(io::stdin().as_fd().try_clone_to_owned().map_err(misused)?);
         let lock = io::stdout().as_fd().try_clone_to_owned().map_err(misused)?;
         // The file that is locked, wherever a link may point by now.
         let database = std::env::var_os(LOCKED).map_or_else(|| config.db.clone(), Into::into);
@@ -53,15 +55,24 @@ impl Inherited {
         let lock = lock.serving(&config.db)?;
         let predecessor_lives = std::env::var_os(PREDECESSOR_LIVES).is_some();
         let restarts = std::env::var(RESTARTS).ok().and_then(|count| count.parse().ok()).unwrap_or(0);
-        Ok(Some(Inherited { listener, lock, predecessor_lives, restarts, parent }))
+        Ok(Some(Inherited { socket, lock, predecessor_lives, restarts, parent }))
     }
+}
 
-    /// The bound socket once more, as long as this process lives.
+/// The bound socket, kept as long as this process lives.
+pub struct Socket(OwnedFd);
+
+impl Socket {
+    /// What is to be listened on: standard input for TCP. While there are other threads it may be refused.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there is none.
-    pub fn listener() -> Result<Listener, Error> {
-        Listener::adopt(io::stdin().as_fd().try_clone_to_owned().map_err(misused)?)
+    /// [`Error::Usage`] when it is no such socket.
+    pub fn listener(&self) -> Result<Listener, Error> {
+        match Listener::adopt(self.0.try_clone().map_err(misused)?)? {
+            Listener::Tcp(_) => Listener::adopt(standard_input::put(&self.0).map_err(misused)?),
+            // Whoever relays its connections ends by itself.
+            unix @ Listener::Unix(_) => Ok(unix),
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 mod browser;
 mod client;
 #[cfg(feature = "postgres")]
+#[allow(dead_code, reason = "the unit tests and the benchmarks, which share this file, use the rest of it")]
 mod cluster;
 mod conversation;
 mod document;

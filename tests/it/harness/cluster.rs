@@ -3,8 +3,9 @@
 //!
 //! Each test has a schema of its own in it. What harms all that use a server has another one, which can be stopped, frozen, put on a
 //! small disk or followed by a standby. Where there is no PostgreSQL, that is said once, and such tests do nothing.
-
-#![allow(dead_code, reason = "the unit tests, which share this file, harm no server")]
+//!
+//! orderd takes its locks in one order everywhere, so no deadlock may ever be in the server's log. Whoever removes a test's folder looks
+//! for one, as [`assert_no_deadlock`] does, so that the last test of a run looks after all have done their work.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -26,9 +27,10 @@ const NOBODY: u32 = 65_534;
 /// The port is part of the socket's name, and nothing listens on TCP unless a test says so.
 const PORT: u16 = 5_432;
 
-/// What each has in its configuration.
-const SETTINGS: [&str; 8] = [
-    "listen_addresses=''",
+/// What each has in its configuration. The log has the code of each error.
+const SETTINGS: [&str; 2] = ["listen_addresses=''", "log_line_prefix='%m [%p] %e '"];
+/// For tests: nothing survives a power cut, and whoever waits for another says so soon.
+const FOR_TESTS: [&str; 7] = [
     "fsync=off",
     "max_connections=200",
     "deadlock_timeout=50ms",
@@ -44,6 +46,8 @@ pub struct Cluster {
     folder: PathBuf,
     data: PathBuf,
     port: u16,
+    /// Whether a test provokes deadlocks here.
+    has_deadlocks: AtomicBool,
     /// Ends the server and removes its folder when the pipe to it is closed.
     guard: Option<Child>,
 }
@@ -62,9 +66,15 @@ pub struct Kind<'a> {
     pub of: Option<&'a Cluster>,
 }
 
+static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
+
+/// Fails if the server of this test program, where one was needed, has ever had to end a deadlock.
+pub fn assert_no_deadlock() {
+    CLUSTER.get().into_iter().flatten().for_each(Cluster::assert_no_deadlock);
+}
+
 /// The one of this test program, if there can be one.
 pub fn cluster() -> Option<&'static Cluster> {
-    static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
     let start = || {
         if programs().is_none() {
             let _ = writeln!(std::io::stderr(), "skipped: no PostgreSQL is installed, so nothing was tried on one");
@@ -77,13 +87,23 @@ pub fn cluster() -> Option<&'static Cluster> {
 impl Cluster {
     /// Another one, for what harms all that use it. Ended when it is dropped.
     pub fn another(kind: &Kind<'_>) -> Option<Cluster> {
+        Cluster::made(kind, &FOR_TESTS)
+    }
+
+    /// One with settings of one's own in place of those for tests.
+    pub fn with(settings: &[&str]) -> Option<Cluster> {
+        Cluster::made(&Kind::default(), settings)
+    }
+
+    fn made(kind: &Kind<'_>, settings: &[&str]) -> Option<Cluster> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("orderd-pg-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
         let data = kind.data.map_or_else(|| folder.join("data"), Path::to_path_buf);
-        let mut cluster = Cluster { bin: programs()?, folder, data, port: kind.port.unwrap_or(PORT), guard: None };
+        let port = kind.port.unwrap_or(PORT);
+        let mut cluster = Cluster { bin: programs()?, folder, data, port, has_deadlocks: AtomicBool::new(false), guard: None };
         for folder in [Some(cluster.folder.as_path()), kind.data, kind.log].into_iter().flatten() {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
             cluster.give(folder);
@@ -96,7 +116,7 @@ impl Cluster {
         let socket = format!("unix_socket_directories='{}'", cluster.folder.display());
         let port = format!("port={}", cluster.port);
         let mut lines = fs::read_to_string(&configuration).unwrap();
-        for line in SETTINGS.iter().chain(kind.settings).chain([&socket.as_str(), &port.as_str()]) {
+        for line in SETTINGS.iter().chain(settings).chain(kind.settings).chain([&socket.as_str(), &port.as_str()]) {
             lines += &format!("{line}\n");
         }
         fs::write(&configuration, lines).unwrap();
@@ -138,6 +158,11 @@ impl Cluster {
         guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         self.guard = Some(guard.spawn().unwrap());
         self.is_up();
+    }
+
+    /// The process above all of its own.
+    pub fn id(&self) -> u32 {
+        self.guard.as_ref().map_or(0, Child::id)
     }
 
     /// Waits until it answers.
@@ -255,12 +280,30 @@ impl Cluster {
 
     /// The same where it may fail.
     pub fn try_sql(&self, text: &str) -> Result<String, String> {
-        let mut psql = Command::new(self.bin.join("psql"));
-        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "orderd", "-d", "postgres", "-h"]);
-        psql.arg(&self.folder).args(["-p", &self.port.to_string(), "-c", text]).env_remove("PGOPTIONS");
-        let output = psql.env("PGCONNECT_TIMEOUT", "10").output().unwrap();
+        let output = self.psql().args(["-c", text]).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_string();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// The program that an administrator would use, connected as one.
+    pub fn psql(&self) -> Command {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "orderd", "-d", "postgres", "-h"]);
+        psql.arg(&self.folder).args(["-p", &self.port.to_string()]).env_remove("PGOPTIONS").env("PGCONNECT_TIMEOUT", "10");
+        psql
+    }
+
+    /// How many deadlocks it has had to end. From now on there may be some.
+    pub fn deadlocks(&self) -> usize {
+        self.has_deadlocks.store(true, Ordering::Relaxed);
+        self.log().lines().filter(|line| is_of_deadlock(line)).count()
+    }
+
+    fn assert_no_deadlock(&self) {
+        if !self.has_deadlocks.load(Ordering::Relaxed) && !std::thread::panicking() {
+            let log = self.log();
+            assert!(!log.lines().any(is_of_deadlock), "two sessions have waited for each other:\n{log}");
+        }
     }
 
     /// What the server has logged.
@@ -285,11 +328,18 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        let log = self.log();
         if let Some(mut guard) = self.guard.take() {
             drop(guard.stdin.take());
             let _ = guard.wait();
         }
+        let is_bad = !self.has_deadlocks.load(Ordering::Relaxed) && log.lines().any(is_of_deadlock);
+        assert!(!is_bad || std::thread::panicking(), "two sessions have waited for each other:\n{log}");
     }
+}
+
+fn is_of_deadlock(line: &str) -> bool {
+    line.contains(" 40P01 ERROR: ")
 }
 
 /// Processes that are stopped until this is dropped.

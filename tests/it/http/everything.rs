@@ -1,8 +1,8 @@
 //! Everything at once: every good request is answered once and correctly, whatever its neighbours do.
 //!
 //! Good clients of several hosts order and read; around them bodies come late, framing is bad, lengths are absurd, clients flood
-//! without reading, read slowly or vanish, and in the middle the worker is renewed. A good request that meets the renewal on a kept
-//! connection may find it closed before an answer came, and is sent again, which its id makes safe.
+//! without reading, read slowly or vanish, and in the middle the worker is renewed. Of that nothing is to be noticed either:
+//! a client is told in an answer that its connection ends.
 
 use std::io::{self, Write};
 use std::net::{SocketAddrV4, TcpStream};
@@ -25,11 +25,9 @@ struct Done {
     acknowledged: Vec<String>,
     /// Requests that were answered, of all kinds.
     answered: usize,
-    /// Times that a connection was closed before an answer.
-    closed: usize,
 }
 
-/// A client that keeps its connection and sends again what met a closed one.
+/// A client that keeps its connection until an answer says that it ends.
 struct Good<'a> {
     server: &'a Process,
     number: usize,
@@ -59,22 +57,13 @@ impl Good<'_> {
 
     #[track_caller]
     fn all(&mut self, first: &[u8], later: &[u8], answers: usize) -> Vec<Answer> {
-        for _ in 0..20 {
-            match self.try_all(first, later, answers) {
-                Ok(got) => {
-                    self.done.answered += answers;
-                    return got;
-                }
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::InvalidData) => {
-                    panic!("no answer, or a broken one: {e}; standard error:\n{}", self.server.stderr())
-                }
-                Err(_) => {
-                    self.done.closed += 1;
-                    std::thread::sleep(Duration::from_millis(20));
-                }
+        match self.try_all(first, later, answers) {
+            Ok(got) => {
+                self.done.answered += answers;
+                got
             }
+            Err(e) => panic!("no answer, or a broken one: {e}; standard error:\n{}", self.server.stderr()),
         }
-        panic!("closed again and again; standard error:\n{}", self.server.stderr());
     }
 
     /// One order in each of the ways, and what is to be seen of it.
@@ -181,11 +170,9 @@ fn every_request_is_answered_once_whatever_its_neighbours_do() {
     });
     drop(readers);
 
-    let (answered, closed): (usize, usize) = (done.iter().map(|d| d.answered).sum(), done.iter().map(|d| d.closed).sum());
-    eprintln!("{answered} good requests were answered, and {closed} connections closed before an answer");
+    let answered: usize = done.iter().map(|done| done.answered).sum();
+    eprintln!("{answered} good requests were answered");
     assert!(answered > 100, "there was no load");
-    // Each connection once for the renewal that was asked for, and once for one that may have come by itself.
-    assert!(closed <= 2 * GOOD, "{closed} connections were closed before an answer: {}", server.stderr());
     server.get("/healthz").expect(200, r#"{"status":"ok"}"#);
     let stored: std::collections::HashSet<_> = server.rows().into_iter().map(|row| row.order_id).collect();
     let lost: Vec<_> = done.iter().flat_map(|done| &done.acknowledged).filter(|id| !stored.contains(*id)).collect();

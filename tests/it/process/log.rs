@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use crate::harness::{
-    Ended, Folder, PATIENCE, Process, Serving, Worker, comes_true, ids, order, orderd, poll_until, request, step,
+    Ended, Folder, PATIENCE, Process, Serving, Worker, comes_true, get, ids, order, orderd, poll_until, post, request, step,
 };
 
 /// The lines about one order, without their times.
@@ -134,11 +134,13 @@ fn with_debug_each_request_has_a_line_without_its_secrets() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--log-level", "debug", "--concurrency", "0"]);
     let id = "x".repeat(5_000);
-    server.post(order("1")).expect_status(200);
-    server.ask("GET /order/1?token=secret HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n\r\n");
-    server.get(&format!("/order/{id}")).expect_status(400);
-    server.get("/\"order=9").expect_status(404);
-    server.ask(request("PUT", "/order", &[], "")).expect_status(405);
+    // Of one connection the lines come in the order of the answers.
+    let mut client = server.client();
+    client.ask(post(order("1"))).expect_status(200);
+    client.ask("GET /order/1?token=secret HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\n\r\n");
+    client.ask(get(&format!("/order/{id}"))).expect_status(400);
+    client.ask(get("/\"order=9")).expect_status(404);
+    client.ask(request("PUT", "/order", &[], "")).expect_status(405);
     poll_until(PATIENCE, || server.stderr().matches("DEBUG answered ").count() >= 5);
     let log = server.stderr();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("DEBUG answered ")).collect();

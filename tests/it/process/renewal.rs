@@ -1,11 +1,14 @@
 //! A renewal: the worker process is replaced by a fresh one while orders come and commands run, and nobody notices.
 //!
-//! The successor takes the socket over first. Then the old worker stops accepting, finishes its commands, answers what it still
+//! The successor takes the socket over first. Then the old worker accepts nothing more, finishes its commands, answers what it still
 //! gets with `Connection: close`, and ends. A renewal is asked for with SIGUSR1 to the parent, or comes by itself when a worker
 //! has lost or grown too much, or no longer answers. Commands leave a ledger, so that it shows which began and ended.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
@@ -224,26 +227,46 @@ fn a_worker_that_no_longer_answers_is_replaced() {
     server.stop();
 }
 
-/// The old worker still answers when it has nothing more to process. That is no reason for whoever watches to be alarmed.
+/// The old worker still answers when it has nothing more to process: that is no reason for whoever watches to be alarmed. And
+/// whichever of the two takes a fresh connection answers on it.
 #[test]
 fn whoever_asks_how_it_is_notices_nothing_of_a_renewal() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--processing-time", "0s"]);
-    for _ in 0..quick_or_slow(3, 20) {
-        let old = Worker::of(&server).id();
-        // To the old worker, as long as it keeps them.
-        let mut kept: Vec<Client> = (0..50).map(|_| server.client()).collect();
-        kept.iter_mut().for_each(|client| _ = client.ask(get("/healthz")).expect_status(200));
-        server.signal("USR1");
-        poll_until(PATIENCE, || {
-            // One of the old worker's, and one that either may take. A connection that is closed just then has no answer to give.
-            for mut client in kept.pop().into_iter().chain([server.client()]) {
-                if let Ok(answer) = client.try_ask(get("/healthz")) {
+    let renew = || {
+        for _ in 0..quick_or_slow(3, 40) {
+            let old = Worker::of(&server).id();
+            // To the old worker, as long as it keeps them.
+            let mut kept: Vec<Client> = (0..50).map(|_| server.client()).collect();
+            kept.iter_mut().for_each(|client| _ = client.ask(get("/healthz")).expect_status(200));
+            server.signal("USR1");
+            poll_until(PATIENCE, || {
+                // One that was silent for long may be closed, and has no answer to give then.
+                if let Some(Ok(answer)) = kept.pop().map(|mut client| client.try_ask(get("/healthz"))) {
                     answer.expect_status(200);
                 }
+                !is_running(old)
+            });
+        }
+    };
+    let asked = AtomicUsize::new(0);
+    let ask = &|renewals: Arc<ScopedJoinHandle<()>>| {
+        while !renewals.is_finished() {
+            match server.client().try_ask(get("/healthz")) {
+                Ok(answer) => _ = answer.expect_status(200),
+                Err(e) => panic!("a fresh connection, and no answer: {e}; standard error:\n{}", server.stderr()),
             }
-            !is_running(old)
-        });
-    }
+            asked.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    std::thread::scope(|scope| {
+        let renewals = Arc::new(scope.spawn(renew));
+        for _ in 0..3 {
+            let renewals = renewals.clone();
+            scope.spawn(move || ask(renewals));
+        }
+    });
+    eprintln!("{} fresh connections were answered", asked.into_inner());
     server.stop();
 }

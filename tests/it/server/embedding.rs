@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use orderd::{Config, Counts, Filter, Listen, NewOrder, OrderError, Orders, Server, Status, Stored, Work, WorkError};
 
-use crate::harness::{Folder, PATIENCE, connection, order, post};
+use crate::harness::{Folder, PATIENCE, connection, get, order, post};
 
 /// A server without a socket whose work is `work`.
 fn start(folder: &Folder, work: Work) -> Server {
@@ -71,6 +71,32 @@ fn who_listens_serves_clients_and_its_program_alike() {
     let orders = server.orders();
     assert_eq!(orders.wait("over-http", PATIENCE).unwrap().status, Status::Completed);
     assert_eq!(orders.create(new_order("over-http")).unwrap(), Stored::Replayed);
+}
+
+/// As a browser keeps it. What it asks would never be answered, so it is to hear so at once; and the port is free.
+#[test]
+fn a_stop_closes_idle_connections_and_leaves_the_address_to_the_next() {
+    let folder = Folder::new();
+    let at = |listen| Config { listen, db: folder.file("orders.db"), concurrency: Some(0), ..Config::default() };
+    let unix = Listen::Unix(folder.file("s"));
+    for listen in [Listen::Tcp("127.0.0.1:0".into()), unix] {
+        let server = Server::start(&at(listen)).unwrap();
+        let (address, socket) = (server.address().unwrap().clone(), server.socket_addr());
+        // One that has asked, and one that never has.
+        let mut idle: Vec<_> = (0..2).map(|_| crate::harness::Client::connect(&address).unwrap()).collect();
+        idle[0].ask(get("/healthz")).expect_status(200);
+        server.stop();
+        if let Some(socket) = socket {
+            let free = std::net::TcpListener::bind(socket).expect("nobody listens there any more");
+            drop(free);
+        }
+        for mut client in idle {
+            // Sending may fail already. What is wrong is to wait until the read timeout.
+            let answer = client.try_ask(get("/healthz"));
+            let error = answer.expect_err("nobody is there to answer");
+            assert!(error.kind() != std::io::ErrorKind::WouldBlock, "its end is not seen: {error}");
+        }
+    }
 }
 
 #[test]
