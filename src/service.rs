@@ -135,9 +135,10 @@ impl Handler for Service {
     fn route(&self, head: &Head<'_>) -> Result<Route, Reply> {
         // First of all: who does not bear the token learns nothing else.
         let is_known = self.token.as_ref().is_none_or(|token| token.is_borne_by(head.header("Authorization")));
+        let asked = api::route(head.method, head.target(), |name| head.header(name));
         if !is_known && !api::is_open(head.target()) {
             // Of what is asked only that matters now: a page can ask for the token.
-            return Err(match api::route(head.method, head.target(), |name| head.header(name)) {
+            return Err(match asked {
                 Ok(Route::Page(page)) => page.unauthorized(),
                 _ => Refusal::Unauthorized.into(),
             });
@@ -147,9 +148,12 @@ impl Handler for Service {
             host: head.header("Host"),
             origin: head.header("Origin"),
             site: head.header("Sec-Fetch-Site"),
+            mode: head.header("Sec-Fetch-Mode"),
+            dest: head.header("Sec-Fetch-Dest"),
+            is_for_page: matches!(asked, Ok(Route::Page(_))),
         };
         self.hosts.check(from)?;
-        Ok(api::route(head.method, head.target(), |name| head.header(name))?)
+        Ok(asked?)
     }
 
     fn kind(&self, route: Option<&Route>, head: Option<&Head<'_>>) -> usize {
@@ -192,7 +196,7 @@ impl Handler for Service {
                 return;
             }
             Route::Page(page) => return request.answer(page.reply()),
-            Route::Usage(host) => return request.answer(pages::usage(&self.address, host.as_ref())),
+            Route::Usage(host) => return request.answer(pages::usage(&self.address, host.as_ref(), self.token.is_some())),
             Route::OrderStatus(id) => {
                 #[cfg(test)]
                 assert!(id.as_str() != "panic", "a panic on purpose");

@@ -3,6 +3,10 @@
 //! A browser says which site's page sends a request (`Sec-Fetch-Site`, and `Origin` where it matters); programs say neither. A page
 //! whose name an attacker points at 127.0.0.1 (DNS rebinding) is of the same site, so while orderd listens on loopback, only
 //! names that are known to be ours may stand in `Host`.
+//!
+//! A link on another site may lead to a page for people, though: that page is the same for everybody, and what it shows it asks by
+//! itself, as a page of ours. A record or a list is no such page, even if it could be shown as harmlessly: whether it is there, and
+//! how long it takes, is nobody else's business, and `/#order=ID` is the link to an order.
 
 use super::reply::Refusal;
 
@@ -24,6 +28,12 @@ pub struct Origin<'a> {
     pub origin: Option<&'a str>,
     /// `Sec-Fetch-Site`.
     pub site: Option<&'a str>,
+    /// `Sec-Fetch-Mode`.
+    pub mode: Option<&'a str>,
+    /// `Sec-Fetch-Dest`.
+    pub dest: Option<&'a str>,
+    /// Whether all that it asks for is a page for people.
+    pub is_for_page: bool,
 }
 
 impl Hosts {
@@ -50,7 +60,9 @@ impl Hosts {
                 return Err(Refusal::UnknownHost);
             }
         }
-        let same_site = from.site.is_none_or(|site| matches!(site, "same-origin" | "none"));
+        // Shown by itself, that is, and not within another page.
+        let follows_link = from.is_for_page && from.mode == Some("navigate") && from.dest == Some("document");
+        let same_site = follows_link || from.site.is_none_or(|site| matches!(site, "same-origin" | "none"));
         let same_origin = from.origin.is_none_or(|origin| host.is_some_and(|host| is_same(origin, host)));
         if same_site && same_origin { Ok(()) } else { Err(Refusal::CrossSite) }
     }
@@ -134,6 +146,21 @@ mod tests {
         }
         for site in ["cross-site", "same-site", "whatever"] {
             assert_eq!(ask(Some(site), None, "localhost:8000"), "cross site");
+        }
+        // A link from there, and what only looks like one.
+        let follow = |is_for_page, mode, dest, origin| {
+            let from = Origin { site: Some("cross-site"), is_for_page, mode, dest, origin, ..Origin::default() };
+            outcome(&Hosts::any(), Origin { host: Some("localhost:8000"), ..from })
+        };
+        let (navigate, document) = (Some("navigate"), Some("document"));
+        assert_eq!(follow(true, navigate, document, None), "fine");
+        assert_eq!(follow(false, navigate, document, None), "cross site", "what it leads to is no page");
+        assert_eq!(follow(true, navigate, document, Some("null")), "cross site", "a form, or the like");
+        for dest in [None, Some("iframe"), Some("frame"), Some("embed"), Some("object"), Some("empty"), Some("Document")] {
+            assert_eq!(follow(true, navigate, dest, None), "cross site", "{dest:?}");
+        }
+        for mode in [None, Some("no-cors"), Some("cors"), Some("same-origin"), Some("websocket")] {
+            assert_eq!(follow(true, mode, document, None), "cross site", "{mode:?}");
         }
         for (origin, host) in [
             ("http://localhost:8000", "localhost:8000"),

@@ -63,7 +63,8 @@ impl Page {
         Reply {
             status: 200,
             content_type: "text/html; charset=utf-8",
-            headers: headers([("Content-Security-Policy", self.policy)]),
+            // Another site's page may open this one, and must have no hold on its window.
+            headers: headers([("Content-Security-Policy", self.policy), ("Cross-Origin-Opener-Policy", "same-origin")]),
             body: Cow::Borrowed(self.html.as_bytes()),
         }
     }
@@ -115,8 +116,9 @@ impl SafeHost {
     }
 }
 
-/// Answers `GET /` for curl: the lines to type, with the address that this client has reached, or else the server's own.
-pub fn usage(own: &Address, host: Option<&SafeHost>) -> Reply {
+/// Answers `GET /` for curl: the lines to type, with the address that this client has reached, or else the server's own, and with
+/// the token's header where the server asks for one.
+pub fn usage(own: &Address, host: Option<&SafeHost>, asks_for_token: bool) -> Reply {
     let (curl, base) = match (own, host) {
         // Quoted for a shell, whatever the path holds.
         (Address::Unix(path), _) => {
@@ -125,13 +127,19 @@ pub fn usage(own: &Address, host: Option<&SafeHost>) -> Reply {
         (Address::Tcp(_), Some(SafeHost(host))) => ("curl".into(), format!("http://{host}")),
         (Address::Tcp(_), None) => ("curl".into(), own.to_string()),
     };
-    let text = USAGE.replace("{version}", env!("CARGO_PKG_VERSION")).replace("{base}", &base).replace("{curl}", &curl);
+    let (token, header) = if asks_for_token { (TOKEN, TOKEN_HEADER) } else { ("", "") };
+    let text = USAGE.replace("{version}", env!("CARGO_PKG_VERSION")).replace("{token}", token);
+    let text = text.replace("{base}", &base).replace("{curl}", &(curl + header));
     Reply { status: 200, content_type: "text/plain; charset=utf-8", headers: headers([]), body: Cow::Owned(text.into_bytes()) }
 }
 
+/// The variable is the one that the subcommands read.
+const TOKEN: &str = "This server asks for a token, which these lines take from the variable ORDERD_TOKEN.\n";
+const TOKEN_HEADER: &str = r#" -H "Authorization: Bearer $ORDERD_TOKEN""#;
+
 /// The addresses are quoted, as shells read meaning into `[` and `?`.
 const USAGE: &str = r#"orderd {version} takes orders, keeps them and processes them.
-
+{token}
 Create an order; the same one again is harmless:
   {curl} -H 'Content-Type: application/json' '{base}/order' \
     -d '{"order_id":"1","user_id":"user1","item_ids":["item1"],"total_amount":9.5}'
@@ -146,6 +154,9 @@ The newest orders, and those that have failed:
 
 Have a failed one tried again:
   {curl} -X POST '{base}/orders/1/retry'
+
+Take back one that is still pending:
+  {curl} -X POST '{base}/orders/1/cancel'
 
 Counts by status, and whether all is well:
   {curl} '{base}/metrics'
@@ -178,8 +189,9 @@ mod tests {
     #[test]
     fn a_host_that_a_shell_would_read_meaning_into_is_not_shown() {
         let own: Address = "127.0.0.1:8000".parse().map(Address::Tcp).unwrap();
-        let text =
-            |own: &Address, host: &str| String::from_utf8(usage(own, SafeHost::new(host).as_ref()).body.into_owned()).unwrap();
+        let text = |own: &Address, host: &str| {
+            String::from_utf8(usage(own, SafeHost::new(host).as_ref(), false).body.into_owned()).unwrap()
+        };
         for host in ["localhost:8000", "[::1]:8000", "shop.example", "my_host-2:443"] {
             assert!(text(&own, host).contains(&format!("curl 'http://{host}/order/1'")), "{host}");
         }

@@ -1,11 +1,14 @@
 //! What a store does by its surface, wherever it keeps the orders: every function here is a test on a file, and one on a server.
 
+mod batches;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::tests::{Fixture, answer, ended, new_order};
 use super::*;
+use batches::any_split_of_a_sequence_of_changes_into_batches_gives_the_table_of_a_model;
 
 /// Makes the tests of what it is given.
 macro_rules! on_each {
@@ -39,6 +42,7 @@ on_each!(
     a_late_end_changes_nothing_and_a_revived_order_keeps_its_count,
     finished_orders_are_deleted_by_their_age,
     whatever_happens_in_whatever_order_the_counts_and_the_orders_agree,
+    any_split_of_a_sequence_of_changes_into_batches_gives_the_table_of_a_model,
 );
 
 fn a_change_is_answered_after_its_commit_and_read_back(f: &Fixture) {

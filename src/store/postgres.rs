@@ -16,9 +16,13 @@ mod keeper;
 mod lease;
 mod node;
 mod password;
+#[cfg(test)]
+mod plans;
 mod read;
 mod schema;
 mod sql;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod url;
 
@@ -73,7 +77,7 @@ pub(super) fn open(
 ) -> Result<(Writer, Readers, Keeper, Arc<Lease>), Error> {
     let unusable = |source| Error::Unusable { file: lock.database().to_path_buf(), source };
     let node = node::name_in(lock.file()).map_err(unusable)?;
-    let mut connection = Connection::open(server, connection::START_PATIENCE)?;
+    let mut connection = Connection::open(server)?;
     schema::migrate(&mut connection, server)?;
     let lease = Arc::new(Lease::new(server.lease));
     let keeper = Keeper::start(server.clone(), connection, node.clone(), lease.clone())?;

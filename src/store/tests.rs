@@ -9,9 +9,19 @@ use std::time::{Duration, Instant};
 #[path = "../../tests/it/harness/cluster.rs"]
 #[allow(dead_code, reason = "the tests of the whole, whose it is, harm servers of their own")]
 pub(super) mod cluster;
+#[cfg(feature = "postgres")]
+#[allow(dead_code, reason = "the other target uses the rest")]
+#[path = "../../tests/it/harness/proxy.rs"]
+pub(super) mod proxy;
+#[cfg(feature = "postgres")]
+#[allow(dead_code, reason = "the other target uses the rest")]
+#[path = "../../tests/it/harness/slow.rs"]
+mod slow;
 
 use super::sqlite::tests::by_hand;
 use super::*;
+#[cfg(feature = "postgres")]
+pub(super) use slow::quick_or_slow;
 
 /// Longer than anything takes that comes at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +46,8 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+        #[cfg(feature = "postgres")]
+        cluster::assert_no_deadlock();
     }
 }
 
@@ -62,8 +74,22 @@ impl Fixture {
     /// The same on a server, in a schema of its own, if there is one to be had.
     #[cfg(feature = "postgres")]
     pub(super) fn on_server() -> Option<Fixture> {
-        let url = cluster::cluster()?.fresh_url("");
-        Some(Fixture::of(Lock::acquire(url.as_ref()).unwrap(), Folder::new()))
+        Some(Fixture::at(&cluster::cluster()?.fresh_url("")))
+    }
+
+    /// One of the instances that share the schema of this URL.
+    #[cfg(feature = "postgres")]
+    pub(super) fn at(url: &str) -> Fixture {
+        Fixture::of(Lock::acquire(url.as_ref()).unwrap(), Folder::new())
+    }
+
+    /// Another one of the same kind, which shares nothing with it.
+    pub(super) fn another(&self) -> Fixture {
+        #[cfg(feature = "postgres")]
+        if self.lock.server().is_some() {
+            return Fixture::on_server().unwrap();
+        }
+        Fixture::new()
     }
 
     fn of(lock: Lock, folder: Folder) -> Fixture {

@@ -2,8 +2,9 @@
 //!
 //! Its rooms: `browser` a real one, `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
 //! pipelines of all kinds, `document` what `openapi.json` says of an answer, `local` a server in this process, `process` the
-//! binary as a process, `worker` the process that serves, `load` well-behaved clients, `readers` slow ones, `scrape` what a
-//! collector of metrics is told, `slow` which tests a quick run leaves out, `small_disk` one that can be filled. Everything cleans up behind itself when it is dropped,
+//! binary as a process, `cluster` a PostgreSQL and `proxy` what stands before it, `worker` the process that serves, `load` well-behaved clients, `readers` slow ones, `scrape` what a
+//! collector of metrics is told, `slow` which tests a quick run leaves out, `small_disk`
+//! one that can be filled. Everything cleans up behind itself when it is dropped,
 //! also when a test fails.
 
 mod browser;
@@ -16,6 +17,8 @@ mod document;
 mod load;
 mod local;
 mod process;
+#[cfg(feature = "postgres")]
+mod proxy;
 mod readers;
 mod requests;
 mod scrape;
@@ -41,6 +44,8 @@ pub use document::{Document, Operation, entries};
 pub use load::beside;
 pub use local::Local;
 pub use process::{Ended, Process, asking, in_clean_environment, is_running, orderd, signal};
+#[cfg(feature = "postgres")]
+pub use proxy::{Proxy, Way};
 pub use readers::{SlowReaders, Wanted};
 pub use requests::{
     CHUNKED, CONTINUE, HOST, JSON, badly_framed, chunks, created, get, head, ids, in_status, largest_order, length_of,
@@ -127,6 +132,8 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+        #[cfg(feature = "postgres")]
+        cluster::assert_no_deadlock();
     }
 }
 

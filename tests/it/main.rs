@@ -66,6 +66,7 @@ mod server {
 
 #[cfg(feature = "postgres")]
 mod postgres {
+    mod deadline;
     mod disks;
     mod hangs;
     mod instance;

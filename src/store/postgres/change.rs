@@ -2,12 +2,13 @@
 //!
 //! Runs on the committer thread, which owns the [`Writer`]. The answers are those that the changes would have got one after the other:
 //! within a batch they concern different orders, but for the same order sent twice, which is settled here before anything is sent.
+//! Should several concern one order all the same, they are made in the order of their kinds: nobody has heard of one of them before
+//! all of them were asked for.
 //!
 //! After [`Error::Unknown`] the changes may be on disk or not. Those who asked ask again, and every change bears that. A claim
 //! whose answer was lost is the exception, as nobody would ask for it again: so the writer knows what it has handed out, and puts
 //! back the rest before it does anything else.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use tokio_postgres::Row;
 
 use super::connection::{Call, Line, Parameter, WRITE_PATIENCE, jittered};
 use super::lease::Lease;
-use super::read::{COLUMNS, get, order_of, status_in};
-use super::sql;
+use super::read::{get, order_of, status_in};
+use super::sql::{self, Sql};
 use crate::error::Error;
 use crate::order::{Amount, NewOrder, Order, OrderId, Status};
 use crate::store::figures::Done;
@@ -148,8 +149,8 @@ impl Writer {
                     let created = found.created(&asked.change, &mut first)?;
                     asked.answer = Some(created);
                 }
-                Write::Revive(asked) => asked.answer = Some(found.changed(&asked.change, Status::Pending)?),
-                Write::Cancel(asked) => asked.answer = Some(found.changed(&asked.change, Status::Cancelled)?),
+                Write::Revive(asked) => asked.answer = Some(found.changed(&asked.change, Status::Pending)),
+                Write::Cancel(asked) => asked.answer = Some(found.changed(&asked.change, Status::Cancelled)),
                 Write::Probe(asked) => asked.answer = Some(()),
                 // The clocks of several machines are kept by NTP; one that was set is no reason to have everybody's orders wait.
                 Write::ShiftRetries(asked) => asked.answer = Some(()),
@@ -277,8 +278,7 @@ impl Plan {
         }
         if !records.is_empty() {
             records = distinct(records);
-            let read = format!("SELECT {COLUMNS} FROM orders o WHERE o.order_id = ANY($1::text[])");
-            plan.add(Part::Records, read, vec![Box::new(records)]);
+            plan.add(Part::Records, sql::ORDERS, vec![Box::new(records)]);
         }
         if probes {
             plan.add(Part::Nothing, sql::PROBE, vec![Box::new(slot)]);
@@ -287,10 +287,9 @@ impl Plan {
             match write {
                 Write::Prune(asked) => {
                     let Prune { status, before_ms, after } = asked.change;
-                    let statement = sql::prune(status.as_str(), &status.as_str().to_lowercase());
                     let parameters: Vec<Parameter<'static>> =
                         vec![Box::new(after), Box::new(before_ms), Box::new(slot), Box::new(PRUNED_AT_ONCE)];
-                    plan.add(Part::Prune(at), statement, parameters);
+                    plan.add(Part::Prune(at), sql::prune(status), parameters);
                 }
                 // Last, so that it sees what the others have done.
                 Write::Process(asked) if asked.change.claim > 0 && me != 0 => {
@@ -314,7 +313,7 @@ impl Plan {
         plan
     }
 
-    fn add(&mut self, part: Part, sql: impl Into<Cow<'static, str>>, parameters: Vec<Parameter<'static>>) {
+    fn add(&mut self, part: Part, sql: Sql, parameters: Vec<Parameter<'static>>) {
         self.parts.push(part);
         self.calls.push(Call::new(sql, parameters));
     }
@@ -409,7 +408,8 @@ struct Found {
     new: HashSet<String>,
     older: HashMap<String, Older>,
     ended: HashSet<i64>,
-    changed: HashSet<String>,
+    revived: HashSet<String>,
+    cancelled: HashSet<String>,
     records: HashMap<String, Order>,
     pruned: HashMap<usize, Pruned>,
     claimed: HashMap<usize, Vec<(Claimed, bool)>>,
@@ -436,11 +436,10 @@ impl Found {
                 }
             }
             Part::PutBack => self.done.attempts.put_back += rows.len() as u64,
-            Part::Revive | Part::Cancel => {
-                if let Part::Cancel = part {
-                    self.done.cancelled += rows.len() as u64;
-                }
-                rows.iter().try_for_each(|row| get(row, 0).map(|id| _ = self.changed.insert(id)))?;
+            Part::Revive => rows.iter().try_for_each(|row| get(row, 0).map(|id| _ = self.revived.insert(id)))?,
+            Part::Cancel => {
+                self.done.cancelled += rows.len() as u64;
+                rows.iter().try_for_each(|row| get(row, 0).map(|id| _ = self.cancelled.insert(id)))?;
             }
             Part::Records => {
                 for row in &rows {
@@ -490,12 +489,17 @@ impl Found {
         Ok(if is_same { Created::Replayed } else { Created::Conflict })
     }
 
-    /// Of the same order in one batch, the first change is made and the others are not.
-    fn changed(&mut self, id: &OrderId, to: Status) -> Result<Changed, Error> {
-        let Some(record) = self.records.get(id.as_str()) else { return Ok(Changed::Unknown) };
-        if record.status != to || !self.changed.remove(id.as_str()) {
-            return Ok(Changed::Not);
+    /// Of the same change of one order in a batch, the first is made and the others are not. One that is revived and cancelled besides
+    /// has been both, the one before the other.
+    fn changed(&mut self, id: &OrderId, to: Status) -> Changed {
+        let Some(record) = self.records.get(id.as_str()) else { return Changed::Unknown };
+        let changed = if to == Status::Cancelled { &mut self.cancelled } else { &mut self.revived };
+        if !changed.remove(id.as_str()) {
+            return Changed::Not;
         }
-        Ok(Changed::To(Box::new(record.clone())))
+        Changed::To(Box::new(Order { status: to, ..record.clone() }))
     }
 }
+
+#[cfg(test)]
+mod tests;

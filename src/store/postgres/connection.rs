@@ -7,7 +7,6 @@
 //! What a failure means is decided here. An error of the server that leaves the session alive is an answer: the transaction is rolled
 //! back. Whatever ends the session, or the wait for it, is none, even where the server has said something: a commit may be on disk.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -21,6 +20,7 @@ use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
+use super::sql::Sql;
 use super::url::Server;
 use crate::error::Error;
 
@@ -32,16 +32,17 @@ pub(super) const WRITE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long we wait for what is done once, at the start.
 pub(super) const MIGRATION_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a server may take to let us in, all of its hosts together: at the start, and later, when somebody waits for it.
-pub(super) const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_PATIENCE: Duration = Duration::from_secs(10);
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause after a connection that could not be made, the first and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// What each session is set to. A plan is kept for as long as a connection, and may be made while the table is small, so plans that
-/// read all of it are out of the question.
-const SETTINGS: [(&str, &str); 9] = [
+/// read all of it are out of the question; so are those that put all that an index has in order, for the first few of it.
+const SETTINGS: [(&str, &str); 10] = [
     ("synchronous_commit", "on"),
     ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     ("jit", "off"),
@@ -56,20 +57,20 @@ pub(super) type Parameter<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
 /// A statement with its parameters.
 pub(super) struct Call<'a> {
-    pub(super) sql: Cow<'static, str>,
+    pub(super) sql: Sql,
     pub(super) parameters: Vec<Parameter<'a>>,
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new(sql: impl Into<Cow<'static, str>>, parameters: Vec<Parameter<'a>>) -> Call<'a> {
-        Call { sql: sql.into(), parameters }
+    pub(super) fn new(sql: Sql, parameters: Vec<Parameter<'a>>) -> Call<'a> {
+        Call { sql, parameters }
     }
 }
 
 /// A session with the server.
 pub(super) struct Connection {
     client: Client,
-    statements: HashMap<Cow<'static, str>, Statement>,
+    statements: HashMap<Sql, Statement>,
     // Dropped last: it ends what still runs on it, without waiting.
     runtime: Runtime,
 }
@@ -79,7 +80,11 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Usage`] when the server does not let us in as we are; [`Error::Offline`] when it can't be reached.
-    pub(super) fn open(server: &Server, patience: Duration) -> Result<Connection, Error> {
+    pub(super) fn open(server: &Server) -> Result<Connection, Error> {
+        Connection::open_within(server, START_PATIENCE)
+    }
+
+    fn open_within(server: &Server, patience: Duration) -> Result<Connection, Error> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| Error::Offline(e.to_string()))?;
         let connecting = async {
             let (client, session) = server.config.connect(server.tls.clone()).await?;
@@ -133,7 +138,9 @@ impl Connection {
     fn transaction(&mut self, calls: &[Call<'_>], until: Instant) -> Result<Vec<Vec<Row>>, Error> {
         for call in calls {
             if !self.statements.contains_key(&call.sql) {
-                let statement = wait(&self.runtime, until, self.client.prepare(&call.sql)).map_err(not_yet_sent)?;
+                #[cfg(test)]
+                assert!(super::sql::all().contains(&call.sql), "not in the list of statements: {:?}", call.sql);
+                let statement = wait(&self.runtime, until, self.client.prepare(call.sql.text())).map_err(not_yet_sent)?;
                 self.statements.insert(call.sql.clone(), statement);
             }
         }
@@ -288,7 +295,7 @@ impl Line {
             if self.not_before.is_some_and(|at| Instant::now() < at) {
                 return Err(Error::Offline(self.why.clone()));
             }
-            match Connection::open(&self.server, patience.min(RECONNECT_PATIENCE)) {
+            match Connection::open_within(&self.server, patience.min(RECONNECT_PATIENCE)) {
                 Ok(connection) => {
                     self.connection = Some(connection);
                     self.pause = PAUSE.0;

@@ -4,6 +4,7 @@
 //! Read by whoever asks for metrics, in one statement that looks at the orders in `Processing` alone. Decides nothing.
 
 use super::read::{View, get};
+use super::sql;
 use crate::error::Error;
 
 /// The most instances that are told of one by one, in the order of their ids.
@@ -37,23 +38,11 @@ pub struct Instance {
     pub processing: u64,
 }
 
-/// $1 the most to tell of. The last row sums up those who are gone.
-const READ: &str = "
-WITH work AS MATERIALIZED (SELECT owner, count(*) AS orders FROM orders WHERE status = 'Processing' GROUP BY owner),
-living AS MATERIALIZED (
-  SELECT id, node, extract(epoch FROM lease_until - clock_timestamp())::float8 AS lease
-  FROM instances WHERE lease_until > clock_timestamp() ORDER BY id LIMIT $1),
-gone AS MATERIALIZED (
-  SELECT orders FROM work WHERE NOT EXISTS (
-    SELECT 1 FROM instances WHERE id = work.owner AND lease_until > clock_timestamp()))
-SELECT id, node, lease, coalesce((SELECT orders FROM work WHERE owner = id), 0)::bigint FROM living
-UNION ALL SELECT NULL, NULL, (SELECT count(*) FROM gone)::float8, (SELECT coalesce(sum(orders), 0) FROM gone)::bigint";
-
 impl View<'_> {
     /// The instances as they are now.
     pub(in crate::store) fn instances(&self) -> Result<Instances, Error> {
         let mut all = Instances { own: self.own_instance(), living: Vec::new(), gone: 0, orphans: 0 };
-        for row in &self.rows(READ, vec![Box::new(MOST_INSTANCES)])? {
+        for row in &self.rows(sql::INSTANCES, vec![Box::new(MOST_INSTANCES)])? {
             let (seconds, orders): (f64, i64) = (get(row, 2)?, get(row, 3)?);
             match get::<Option<i64>>(row, 0)? {
                 Some(id) => all.living.push(Instance {

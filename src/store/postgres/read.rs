@@ -3,7 +3,6 @@
 //! A read has no effect, so one that a lost connection has cut short is made once more over a fresh one. Each is one statement, and
 //! so of one moment. Nothing here waits for longer than the lease allows the processor to wait, which reads in the middle of its work.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use tokio_postgres::types::FromSql;
 
 use super::connection::{Call, Line, Parameter};
 use super::lease::Lease;
-use super::sql;
+use super::sql::{self, Listed, MOST_LOOKED_AT, Sql};
 use crate::error::Error;
 use crate::order::{Amount, Order, OrderId, Status, Timestamp};
 use crate::os::sync::{try_unpoisoned, unpoisoned};
@@ -21,8 +20,6 @@ use crate::store::rows::{items_from_text, json_bytes};
 use crate::store::write::Claimed;
 use crate::store::{Counts, Filter, Page};
 
-/// The most orders that are looked at for one page, to find those that are in a status and of a user.
-const MOST_LOOKED_AT: i64 = 20_000;
 /// The most orders that are taken over at once; the next beat finds the rest.
 const MOST_ORPHANS: i64 = 1_000;
 
@@ -64,7 +61,7 @@ impl View<'_> {
         self.readers.lease.id()
     }
 
-    pub(super) fn rows(&self, sql: impl Into<Cow<'static, str>>, parameters: Vec<Parameter<'_>>) -> Result<Vec<Row>, Error> {
+    pub(super) fn rows(&self, sql: Sql, parameters: Vec<Parameter<'_>>) -> Result<Vec<Row>, Error> {
         let call = [Call::new(sql, parameters)];
         let mut line = self.line.borrow_mut();
         let (begun, patience) = (Instant::now(), self.readers.patience);
@@ -80,38 +77,32 @@ impl View<'_> {
 
     /// The status of an order, or `None` if there is none of that id.
     pub(in crate::store) fn status(&self, id: &OrderId) -> Result<Option<Status>, Error> {
-        let rows = self.rows("SELECT status FROM orders WHERE order_id = $1", vec![Box::new(id.as_str())])?;
+        let rows = self.rows(sql::STATUS, vec![Box::new(id.as_str())])?;
         rows.first().map(|row| status_in(row, 0)).transpose()
     }
 
     /// The place of an order in the order of arrival, or `None` if there is none of that id.
     pub(in crate::store) fn place(&self, id: &OrderId) -> Result<Option<i64>, Error> {
-        let rows = self.rows("SELECT seq FROM orders WHERE order_id = $1", vec![Box::new(id.as_str())])?;
+        let rows = self.rows(sql::PLACE, vec![Box::new(id.as_str())])?;
         rows.first().map(|row| get(row, 0)).transpose()
     }
 
     /// When the oldest pending order was created, in milliseconds since 1970: of those that need not wait and those that do, the one
     /// that arrived first is looked at.
     pub(in crate::store) fn oldest_pending_ms(&self) -> Result<Option<i64>, Error> {
-        let first = |condition: &str| {
-            format!("(SELECT created_at FROM orders WHERE status = 'Pending' AND retry_at {condition} 0 ORDER BY seq LIMIT 1)")
-        };
-        let rows = self.rows(format!("SELECT least({}, {})", first("="), first(">")), Vec::new())?;
+        let rows = self.rows(sql::OLDEST_PENDING, Vec::new())?;
         rows.first().map_or(Ok(None), |row| get(row, 0))
     }
 
     /// When the completed order that arrived last was completed, in milliseconds since 1970.
     pub(in crate::store) fn newest_completion_ms(&self) -> Result<Option<i64>, Error> {
-        let rows =
-            self.rows("SELECT completed_at FROM orders WHERE status = 'Completed' ORDER BY seq DESC LIMIT 1", Vec::new())?;
+        let rows = self.rows(sql::NEWEST_COMPLETION, Vec::new())?;
         rows.first().map_or(Ok(None), |row| get(row, 0))
     }
 
     /// The counts that `/metrics` reports.
     pub(in crate::store) fn counts(&self) -> Result<Counts, Error> {
-        let sums =
-            ["pending", "processing", "completed", "failed", "cancelled", "processing_ms"].map(|c| format!("sum({c})::bigint"));
-        let rows = self.rows(format!("SELECT {} FROM counts", sums.join(", ")), Vec::new())?;
+        let rows = self.rows(sql::COUNTS, Vec::new())?;
         let row = rows.first().ok_or_else(|| Error::Database("there are no counts".into()))?;
         let sum = |column| get::<Option<i64>>(row, column).map(|sum| sum.unwrap_or(0).max(0) as u64);
         Ok(Counts {
@@ -126,18 +117,14 @@ impl View<'_> {
 
     /// How many orders this machine's processes have in `Processing`.
     pub(in crate::store) fn processing_here(&self) -> Result<u64, Error> {
-        let query = "SELECT count(*) FROM orders o WHERE o.status = 'Processing'
-                     AND o.owner = ANY(ARRAY(SELECT id FROM instances WHERE node = $1))";
-        let rows = self.rows(query, vec![Box::new(self.readers.node.as_str())])?;
+        let rows = self.rows(sql::PROCESSING_HERE, vec![Box::new(self.readers.node.as_str())])?;
         rows.first().map_or(Ok(0), |row| get::<i64>(row, 0).map(|count| count.max(0) as u64))
     }
 
     /// When the next pending order may be claimed, in milliseconds since 1970: 0 if there is one that need not wait, `None` if
     /// there is none at all.
     pub(in crate::store) fn next_claim_ms(&self) -> Result<Option<i64>, Error> {
-        let query = "SELECT coalesce((SELECT 0::bigint FROM orders WHERE status = 'Pending' AND retry_at = 0 LIMIT 1),
-                       (SELECT retry_at FROM orders WHERE status = 'Pending' AND retry_at > 0 ORDER BY retry_at LIMIT 1))";
-        let rows = self.rows(query, Vec::new())?;
+        let rows = self.rows(sql::NEXT_CLAIM, Vec::new())?;
         rows.first().map_or(Ok(None), |row| get(row, 0))
     }
 
@@ -148,14 +135,12 @@ impl View<'_> {
 
     /// The whole record of an order, or `None` if there is none of that id.
     pub(in crate::store) fn order(&self, id: &OrderId) -> Result<Option<Order>, Error> {
-        let query = format!("SELECT {COLUMNS} FROM orders o WHERE o.order_id = $1");
-        self.rows(query, vec![Box::new(id.as_str())])?.first().map(order_of).transpose()
+        self.rows(sql::ORDER, vec![Box::new(id.as_str())])?.first().map(order_of).transpose()
     }
 
     /// The whole record of an order that has been claimed, or `None` if it has been deleted since.
     pub(in crate::store) fn claimed_order(&self, claimed: Claimed) -> Result<Option<Order>, Error> {
-        let query = format!("SELECT {COLUMNS} FROM orders o WHERE o.seq = $1");
-        self.rows(query, vec![Box::new(claimed.seq)])?.first().map(order_of).transpose()
+        self.rows(sql::CLAIMED_ORDER, vec![Box::new(claimed.seq)])?.first().map(order_of).transpose()
     }
 
     /// The claims that nobody who lives has any more, once those of this node's former instances have been ended with their lease: whoever
@@ -168,14 +153,11 @@ impl View<'_> {
 
     /// The claims that nobody who lives has any more.
     pub(in crate::store) fn orphans(&self) -> Result<Vec<(Claimed, OrderId)>, Error> {
-        let query = "SELECT o.seq, o.attempts, o.order_id FROM orders o WHERE o.status = 'Processing' AND NOT EXISTS (
-                       SELECT 1 FROM instances i WHERE i.id = o.owner AND i.lease_until > clock_timestamp())
-                     ORDER BY o.seq LIMIT $1";
         let read = |row: &Row| {
             let attempt: i32 = get(row, 1)?;
             Ok((Claimed { seq: get(row, 0)?, attempt: attempt.max(0) as u32 }, OrderId::from_stored(get(row, 2)?)))
         };
-        self.rows(query, vec![Box::new(MOST_ORPHANS)])?.iter().map(read).collect()
+        self.rows(sql::ORPHANS, vec![Box::new(MOST_ORPHANS)])?.iter().map(read).collect()
     }
 
     /// Up to `limit` orders that arrived before the place `before`, newest first, whose records take up to `max_bytes` as JSON, but
@@ -188,42 +170,20 @@ impl View<'_> {
         max_bytes: usize,
     ) -> Result<Page, Error> {
         let limit_and_one = limit.saturating_add(1).min(i64::MAX as usize) as i64;
-        let looked_at = match (filter.status, &filter.user_id) {
-            (None, None) => "SELECT seq, true AS hit FROM orders WHERE seq < $1 ORDER BY seq DESC LIMIT $2".into(),
-            (None, Some(_)) => {
-                "SELECT seq, true AS hit FROM orders WHERE user_id = $3 AND seq < $1 ORDER BY seq DESC LIMIT $2".into()
-            }
-            (Some(status), None) => in_status(status, "true", "$2"),
+        let listed = match (filter.status, &filter.user_id) {
+            (None, None) => Listed::All,
+            (None, Some(_)) => Listed::OfUser,
+            (Some(status), None) => Listed::InStatus(status),
             // The narrower of the two, as far as that is known.
-            (Some(status), Some(_)) if self.counts()?.of(status) <= MOST_LOOKED_AT as u64 => {
-                in_status(status, "user_id = $3", &MOST_LOOKED_AT.to_string())
-            }
-            (Some(status), Some(_)) => format!(
-                "SELECT seq, status = '{}' AS hit FROM orders WHERE user_id = $3 AND seq < $1 ORDER BY seq DESC LIMIT {MOST_LOOKED_AT}",
-                status.as_str()
-            ),
+            (Some(status), Some(_)) if self.counts()?.of(status) <= MOST_LOOKED_AT as u64 => Listed::OfUserInStatus(status),
+            (Some(status), Some(_)) => Listed::InStatusOfUser(status),
         };
-        // A record is read only if those before it leave room for it: as JSON each is no shorter than in its row.
-        let query = format!(
-            "WITH looked AS MATERIALIZED ({looked_at}),
-             places AS MATERIALIZED (SELECT seq FROM looked WHERE hit ORDER BY seq DESC LIMIT $2),
-             sized AS MATERIALIZED (
-               SELECT p.seq, coalesce(sum(octet_length(o.item_ids)) OVER (
-                 ORDER BY p.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS above
-               FROM places p JOIN orders o ON o.seq = p.seq),
-             known AS (SELECT count(*) AS looked, min(seq) AS lowest FROM looked),
-             shown AS (SELECT o.* FROM sized s JOIN orders o ON o.seq = s.seq WHERE s.above <= $4)
-             SELECT {COLUMNS}, o.seq, known.looked, known.lowest, (SELECT count(*) FROM places)
-             FROM known LEFT JOIN shown o ON true ORDER BY o.seq DESC"
-        );
-        // Each parameter must be somewhere in the statement.
-        let query = if query.contains("$3") { query } else { query.replace("$4", "$3") };
         let mut parameters: Vec<Parameter<'_>> = vec![Box::new(before.unwrap_or(i64::MAX)), Box::new(limit_and_one)];
         if let Some(user) = filter.user_id.as_deref() {
             parameters.push(Box::new(user));
         }
         parameters.push(Box::new(max_bytes.min(i64::MAX as usize) as i64));
-        let rows = self.rows(query, parameters)?;
+        let rows = self.rows(sql::page(listed), parameters)?;
         let Some(first) = rows.first() else { return Ok(Page { orders: Vec::new(), next: None }) };
         let (looked_at, lowest): (i64, Option<i64>) = (get(first, KNOWN)?, get(first, KNOWN + 1)?);
         let places: i64 = get(first, KNOWN + 2)?;
@@ -248,27 +208,10 @@ impl View<'_> {
     }
 }
 
-/// Those in a status, each part of them from the index that holds it.
-fn in_status(status: Status, hit: &str, limit: &str) -> String {
-    let from = |condition: &str| {
-        format!("(SELECT seq, {hit} AS hit FROM orders WHERE {condition} AND seq < $1 ORDER BY seq DESC LIMIT {limit})")
-    };
-    match status {
-        Status::Pending => format!(
-            "SELECT seq, hit FROM ({} UNION ALL {}) AS pending ORDER BY seq DESC LIMIT {limit}",
-            from("status = 'Pending' AND retry_at = 0"),
-            from("status = 'Pending' AND retry_at > 0")
-        ),
-        status => from(&format!("status = '{}'", status.as_str())),
-    }
-}
-
-/// What [`order_of`] reads.
-pub(super) const COLUMNS: &str = "o.order_id, o.user_id, o.item_ids, o.total_amount, o.status, o.created_at, o.started_at, \
-                                  o.completed_at, o.attempts, o.last_error";
 /// Where a page's row says what is known of all.
 const KNOWN: usize = 11;
 
+/// A record, from the columns of `sql.rs`.
 pub(super) fn order_of(row: &Row) -> Result<Order, Error> {
     let attempts: i32 = get(row, 8)?;
     Ok(Order {

@@ -22,7 +22,8 @@ const MIGRATIONS: [&str; 1] = [V1];
 /// database's language. `counts` has a row for each of 64 slots, of which an instance has one, so that their commits don't wait for
 /// each other; a row may be negative, their sum is exact. Both small tables keep room in their pages for new versions of a row.
 ///
-/// An index by status is partial: an order is in one or two at a time, and nothing depends on how many are finished.
+/// An index by status is partial: an order is in one or two at a time, and nothing depends on how many are finished. Every place is
+/// above 0; a statement that says so is one that wants the delayed orders by their places, and no claim, which would have to sort them.
 const V1: &str = "
 CREATE TABLE orderd_meta (
   one boolean PRIMARY KEY DEFAULT true CHECK (one), version integer NOT NULL, readable_from integer NOT NULL);
@@ -45,7 +46,7 @@ CREATE TABLE orders (
   last_error   text);
 CREATE INDEX orders_fresh      ON orders (seq)           WHERE status = 'Pending' AND retry_at = 0;
 CREATE INDEX orders_due        ON orders (retry_at, seq) WHERE status = 'Pending' AND retry_at > 0;
-CREATE INDEX orders_delayed    ON orders (seq)           WHERE status = 'Pending' AND retry_at > 0;
+CREATE INDEX orders_delayed    ON orders (seq)           WHERE status = 'Pending' AND retry_at > 0 AND seq > 0;
 CREATE INDEX orders_processing ON orders (seq)           WHERE status = 'Processing';
 CREATE INDEX orders_completed  ON orders (seq)           WHERE status = 'Completed';
 CREATE INDEX orders_failed     ON orders (seq)           WHERE status = 'Failed';

@@ -7,7 +7,8 @@
 use orderd::Listen;
 
 use crate::harness::{
-    Folder, HOST, Local, Process, Serving, connection, created, get, in_status, long_order, order, orderd, post, request, with,
+    Browser, Folder, HOST, Local, Process, Serving, connection, created, get, in_status, long_order, order, orderd, post,
+    request, with,
 };
 
 /// The same request to another host.
@@ -70,6 +71,64 @@ fn an_origin_that_is_not_the_host_is_refused() {
 fn an_origin_is_looked_at_also_when_the_browser_says_same_origin() {
     is_refused_as_cross_site("Origin: https://evil.example\r\nSec-Fetch-Site: same-origin");
     is_refused_as_cross_site("Origin: http://localhost\r\nSec-Fetch-Site: cross-site");
+}
+
+/// Both pages are the same for everybody. What else a link can lead to is not shown, and no page shows itself within another.
+#[test]
+fn a_link_from_another_site_leads_to_a_page_for_people_and_to_nothing_else() {
+    let server = with_a_failed_order();
+    let html = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let ask = |method: &str, path: &str, fetch: [&str; 3]| {
+        let [site, mode, dest] = fetch;
+        let headers = format!("{html}\r\nSec-Fetch-Site: {site}\r\nSec-Fetch-Mode: {mode}\r\nSec-Fetch-Dest: {dest}");
+        let length = if method == "POST" { &["Content-Length: 0"][..] } else { &[] };
+        server.ask(with(request(method, path, length, ""), &headers))
+    };
+    for site in ["cross-site", "same-site"] {
+        for path in ["/", "/docs", "/?from=chat", "/docs?x"] {
+            let page = ask("GET", path, [site, "navigate", "document"]);
+            assert_eq!(page.status, 200, "{}", page.exchange());
+            page.expect_header("Content-Type", "text/html; charset=utf-8");
+            page.expect_header("Cross-Origin-Opener-Policy", "same-origin");
+            let policy = page.header("Content-Security-Policy").unwrap();
+            assert!(policy.contains("; frame-ancestors 'none'; "), "{policy}");
+            for dest in ["iframe", "frame", "embed", "object", "fencedframe", "empty", "script", "image"] {
+                ask("GET", path, [site, "navigate", dest]).expect_error(403, "cross_site");
+            }
+            for mode in ["cors", "no-cors", "same-origin", "websocket"] {
+                ask("GET", path, [site, mode, "document"]).expect_error(403, "cross_site");
+            }
+            ask("POST", path, [site, "navigate", "document"]).expect_error(403, "cross_site");
+        }
+        for path in ["/order/1", "/orders/1", "/orders", "/metrics", "/healthz", "/openapi.json", "/nothing", "/order/nobody"] {
+            ask("GET", path, [site, "navigate", "document"]).expect_error(403, "cross_site");
+        }
+        for path in ["/order", "/orders/1/retry", "/orders/1/cancel"] {
+            ask("POST", path, [site, "navigate", "document"]).expect_error(403, "cross_site");
+        }
+    }
+    let link = format!("{html}\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document");
+    let head = server.client().try_ask(with(request("HEAD", "/", &[], ""), &link)).unwrap();
+    assert_eq!(head.status, 200);
+    // A form says whose it is, and a name that was rebound is none of ours.
+    server.ask(with(get("/"), &format!("{link}\r\nOrigin: null"))).expect_error(403, "cross_site");
+    server.ask(to_host(with(get("/"), &link), "evil.example")).expect_error(421, "unknown_host");
+    assert_eq!(server.rows()[0].status, "Failed", "nothing has happened");
+}
+
+/// As a browser sends it, of a page that is of no site.
+#[test]
+fn a_real_link_is_followed_to_the_page_and_to_no_figures() {
+    let server = Local::idle();
+    let Some(browser) = Browser::start() else { return };
+    let home = format!("{}/", server.address());
+    let elsewhere = format!("data:text/html,<a id=page href={home}>orders</a> <a id=figures href={home}metrics>figures</a>");
+    browser.open(&elsewhere);
+    browser.click("#page");
+    browser.wait_for_text("#word", |text| text.starts_with("Live"));
+    browser.open(&elsewhere);
+    browser.click("#figures");
+    browser.wait_for_text("body", |text| text.contains("cross_site"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use orderd::Token;
 use serde_json::json;
 
 use crate::harness::{
@@ -72,25 +73,33 @@ fn both_forms_come_with_the_same_care() {
         .expect_header("Allow", "GET, HEAD");
 }
 
-/// Each line that the text names is run by a shell, as a person would paste it.
+/// Each line that the text names is run by a shell, as a person would paste it. Where a token is asked for they bear it.
 #[test]
 fn the_lines_that_curl_gets_can_be_pasted() {
-    let server = Local::idle();
-    let text = curl(&format!("curl -sS {}/", server.address()));
+    can_be_pasted(&Local::idle(), "");
+    let token = Token::new("0123456789abcdef").unwrap();
+    let guarded = Local::start(|config| (config.concurrency, config.token) = (Some(0), Some(token)));
+    can_be_pasted(&guarded, r#" -H "Authorization: Bearer $ORDERD_TOKEN""#);
+}
+
+#[track_caller]
+fn can_be_pasted(server: &Local, header: &str) {
+    let text = curl(&format!("curl -sS{header} {}/", server.address()));
+    assert_eq!(text.contains("ORDERD_TOKEN"), !header.is_empty(), "{text}");
     let lines = text.replace("\\\n", " ");
     let commands: Vec<_> = lines.lines().map(str::trim).filter(|line| line.starts_with("curl ")).collect();
-    assert_eq!(commands.len(), 8, "{text}");
+    assert_eq!(commands.len(), 9, "{text}");
     for command in commands {
         let answer = curl(&command.replacen("curl ", "curl -sS ", 1));
         let expected = if command.contains("/retry") { "only an order that has failed" } else { "{\"" };
         assert!(answer.contains(expected), "{command}: {answer}");
     }
-    assert_eq!(server.status("1"), "Pending");
+    assert_eq!(server.rows()[0].status, "Cancelled");
 }
 
 #[track_caller]
 fn curl(line: &str) -> String {
-    let output = Command::new("sh").args(["-c", line]).output().unwrap();
+    let output = Command::new("sh").args(["-c", line]).env("ORDERD_TOKEN", "0123456789abcdef").output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -1,10 +1,11 @@
 //! A server that asks for a token: who does not bear it gets 401, whatever is asked and however, and learns nothing else.
 
 use orderd::Token;
+use serde_json::json;
 
 use crate::harness::{
-    CHUNKED, JSON, Local, Serving, badly_framed, created, get, in_status, long_order, order, post, post_in_chunks, request,
-    with,
+    Browser, CHUNKED, JSON, Local, Serving, badly_framed, created, get, in_status, long_order, order, post, post_in_chunks,
+    request, with,
 };
 
 const TOKEN: &str = "0123456789-abcdefghij._~+/=";
@@ -98,4 +99,39 @@ fn a_browser_gets_the_page_that_can_ask_for_the_token() {
     let with_token = server.ask(bearing(with(get("/"), "Accept: text/html"), TOKEN));
     assert!(with_token.status == 200 && with_token.body == page.body, "it is the same page");
     server.ask(with(get("/orders"), "Accept: text/html")).expect(401, WHAT_IS_SAID);
+}
+
+/// What WebDriver calls the key.
+const ENTER: &str = "\u{e007}";
+
+#[test]
+fn the_page_asks_for_the_token_says_that_one_is_wrong_and_keeps_the_right_one_out_of_every_address() {
+    let server = guarded();
+    server.ask(bearing(post(order("behind-the-door")), TOKEN)).expect(200, &created("behind-the-door"));
+    let Some(browser) = Browser::start() else { return };
+    let home = format!("{}/", server.address());
+    browser.open(&home);
+    let asks = |how: &str| {
+        browser.wait_for_text("#ask label", |text| text.starts_with(how));
+        browser.wait_for_text("#word", |text| text == "No figures without a token, since");
+        assert!(!browser.text("body").contains("behind-the-door"));
+    };
+    asks("This server asks for a token.");
+    let visited = browser.run("return history.length", json!([]));
+    browser.type_into("#token", &format!("{TOKEN}x"));
+    browser.press(ENTER);
+    asks("The server does not take this token.");
+    browser.type_into("#token", TOKEN);
+    browser.click("#ask button");
+    browser.wait_for_text("#rows", |text| text.contains("behind-the-door"));
+    browser.wait_for_text("#counts", |text| text.contains("Pending\n1"));
+    let left = "const $ = id => document.querySelector(id); \
+        return [$('#ask').hidden, $('#token').value, location.href, history.length, document.cookie, localStorage.length]";
+    assert_eq!(browser.run(left, json!([])), json!([true, "", home, visited, "", 0]));
+    // The same tab knows it still, also on the other page.
+    browser.open(&format!("{home}docs"));
+    browser.open(&home);
+    browser.wait_for_text("#rows", |text| text.contains("behind-the-door"));
+    let asked = browser.requests();
+    assert!(asked.len() > 4 && asked.iter().all(|request| !request.contains(&TOKEN[..10])), "{asked:?}");
 }

@@ -79,14 +79,19 @@ pub fn cluster() -> Option<&'static Cluster> {
         if programs().is_none() {
             let _ = writeln!(std::io::stderr(), "skipped: no PostgreSQL is installed, so nothing was tried on one");
         }
-        Cluster::another(&Kind::default())
+        Cluster::another()
     };
     CLUSTER.get_or_init(start).as_ref()
 }
 
 impl Cluster {
     /// Another one, for what harms all that use it. Ended when it is dropped.
-    pub fn another(kind: &Kind<'_>) -> Option<Cluster> {
+    pub fn another() -> Option<Cluster> {
+        Cluster::of(&Kind::default())
+    }
+
+    /// The same, of a kind.
+    pub fn of(kind: &Kind<'_>) -> Option<Cluster> {
         Cluster::made(kind, &FOR_TESTS)
     }
 

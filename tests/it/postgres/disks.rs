@@ -22,7 +22,7 @@ fn an_order_is_refused_while_the_disk_of_the_data_is_full_and_taken_when_there_i
     let log = elsewhere.file("log");
     std::fs::create_dir(&log).unwrap();
     let kind = Kind { data: Some(disk.path()), log: Some(&log), ..Kind::default() };
-    let Some(server) = Cluster::another(&kind) else { return };
+    let Some(server) = Cluster::of(&kind) else { return };
     let url = server.fresh_url("&lease=10s");
     let folder = Folder::new();
     let instance = Instance::start(&folder, &url, &["--processing-time", "0s"]);
@@ -59,7 +59,7 @@ fn orders_are_refused_while_the_server_is_down_as_its_log_has_no_room_and_taken_
         ..Kind::default()
     };
     std::fs::set_permissions(log.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let Some(server) = Cluster::another(&kind) else { return };
+    let Some(server) = Cluster::of(&kind) else { return };
     let url = server.fresh_url("&lease=10s");
     let folder = Folder::new();
     let instance = Instance::start(&folder, &url, &["--processing-time", "0s"]);

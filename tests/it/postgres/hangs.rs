@@ -19,7 +19,7 @@ fn is_healthy(instance: &Instance) -> bool {
 
 #[test]
 fn a_server_that_hangs_is_noticed_and_all_is_well_when_it_goes_on() {
-    let Some(server) = Cluster::another(&Kind::default()) else { return };
+    let Some(server) = Cluster::another() else { return };
     let url = server.fresh_url("&lease=10s");
     let folder = Folder::new();
     let instance = Instance::start(&folder, &url, &["--processing-time", "0s"]);
@@ -48,7 +48,7 @@ fn a_server_that_hangs_is_noticed_and_all_is_well_when_it_goes_on() {
 #[test]
 fn commands_end_before_the_lease_does_also_where_a_connection_can_be_made_and_nobody_answers() {
     const LEASE: Duration = Duration::from_secs(4);
-    let Some(server) = Cluster::another(&Kind::default()) else { return };
+    let Some(server) = Cluster::another() else { return };
     let url = server.fresh_url("&lease=4s");
     let folder = Folder::new();
     let instance = Instance::start(&folder, &url, &["--exec", "exec sleep 600", "--retry-delay", "10ms"]);
@@ -68,7 +68,7 @@ fn commands_end_before_the_lease_does_also_where_a_connection_can_be_made_and_no
 
 #[test]
 fn a_server_that_is_read_only_for_a_while_takes_orders_again() {
-    let Some(server) = Cluster::another(&Kind::default()) else { return };
+    let Some(server) = Cluster::another() else { return };
     let url = server.fresh_url("&lease=10s");
     let folder = Folder::new();
     let instance = Instance::start(&folder, &url, &["--processing-time", "0s"]);
@@ -117,7 +117,7 @@ impl Held {
 #[test]
 fn without_a_free_connection_a_running_instance_goes_on_and_comes_back_and_a_fresh_one_says_why_it_ends() {
     let kind = Kind { settings: &["max_connections=24", "max_wal_senders=2"], ..Kind::default() };
-    let Some(server) = Cluster::another(&kind) else { return };
+    let Some(server) = Cluster::of(&kind) else { return };
     let url = server.fresh_url("&lease=60s");
     let (folder, other) = (Folder::new(), Folder::new());
     let instance = Instance::start(&folder, &url, &["--processing-time", "0s", "--workers", "1"]);

@@ -6,11 +6,8 @@
 //! woken a moment before.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -18,59 +15,12 @@ use nix::unistd::Pid;
 use orderd::Address;
 
 use super::{Instance, Over, assert_books, on_postgres};
-use crate::harness::{Client, Folder, Serving, Worker, order, post, quick_or_slow};
+use crate::harness::{Client, Folder, Proxy, Serving, Way, Worker, order, post, quick_or_slow};
 
 const INSTANCES: usize = 3;
 const LEASE: Duration = Duration::from_secs(6);
-
-/// Stands between an instance and the server, and can stop passing anything on.
-struct Proxy {
-    folder: Folder,
-    is_cut: Arc<AtomicBool>,
-}
-
-impl Proxy {
-    /// In front of the server whose socket lies in this folder.
-    fn before(server: PathBuf) -> Proxy {
-        let folder = Folder::new();
-        let is_cut = Arc::new(AtomicBool::new(false));
-        let listener = UnixListener::bind(folder.file(".s.PGSQL.5432")).unwrap();
-        let cut = is_cut.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let Ok(up) = UnixStream::connect(server.join(".s.PGSQL.5432")) else { continue };
-                let (client_2, up_2) = (client.try_clone().unwrap(), up.try_clone().unwrap());
-                for (from, to) in [(client, up), (up_2, client_2)] {
-                    let cut = cut.clone();
-                    std::thread::spawn(move || pass_on(from, to, &cut));
-                }
-            }
-        });
-        Proxy { folder, is_cut }
-    }
-
-    /// The URL by which an instance goes through it.
-    fn url(&self, url: &str) -> String {
-        let (before, rest) = url.split_once("host=").unwrap();
-        let (_, after) = rest.split_once('&').unwrap();
-        format!("{before}host={}&{after}", self.folder.path().display())
-    }
-}
-
-fn pass_on(mut from: UnixStream, mut to: UnixStream, cut: &AtomicBool) {
-    let mut bytes = [0; 16_384];
-    while let Ok(n @ 1..) = from.read(&mut bytes) {
-        // What was sent is on its way for as long as the cut lasts, in neither direction seen.
-        while cut.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if to.write_all(&bytes[..n]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(std::net::Shutdown::Both);
-    let _ = from.shutdown(std::net::Shutdown::Both);
-}
+/// What happens to one of them: cut off from the server both ways or one, among others.
+const DEEDS: [&str; 7] = ["kill the worker", "kill all", "freeze", "cut off", "not heard", "deaf", "stop"];
 
 /// Numbers that look random, and are the same in each run.
 struct Lot(u64);
@@ -85,7 +35,6 @@ impl Lot {
 #[test]
 fn three_instances_that_die_freeze_and_are_cut_off_lose_nothing_and_never_work_on_one_order_at_once() {
     let Some(url) = on_postgres(&format!("&lease={}s", LEASE.as_secs())) else { return };
-    let server = PathBuf::from(url.split("host=").nth(1).unwrap().split('&').next().unwrap());
     let shared = Folder::new();
     let ledger = shared.file("ledger");
     let work = format!(
@@ -93,7 +42,7 @@ fn three_instances_that_die_freeze_and_are_cut_off_lose_nothing_and_never_work_o
         ledger.display()
     );
     let folders: Vec<Folder> = (0..INSTANCES).map(|_| Folder::new()).collect();
-    let proxies: Vec<Proxy> = (0..INSTANCES).map(|_| Proxy::before(server.clone())).collect();
+    let proxies: Vec<Proxy> = (0..INSTANCES).map(|_| Proxy::before(&url)).collect();
     let flags = [
         "--exec",
         &work,
@@ -138,10 +87,15 @@ fn three_instances_that_die_freeze_and_are_cut_off_lose_nothing_and_never_work_o
         // Also when a check fails: they are waited for.
         let _over = Over(&over);
         let mut lot = Lot(11);
-        let end = Instant::now() + Duration::from_secs(quick_or_slow(24, 120));
-        while Instant::now() < end {
+        let end = Instant::now() + Duration::from_secs(quick_or_slow(0, 120));
+        let mut deck = Vec::new();
+        // Each deed at least once.
+        while Instant::now() < end || deeds.len() < DEEDS.len() {
             let n = lot.draw(INSTANCES as u64) as usize;
-            let deed = ["kill the worker", "kill all", "freeze", "cut off", "stop"][lot.draw(5) as usize];
+            if deck.is_empty() {
+                deck = DEEDS.to_vec();
+            }
+            let deed = deck.swap_remove(lot.draw(deck.len() as u64) as usize);
             *deeds.entry(deed).or_default() += 1;
             match deed {
                 "kill the worker" => Worker::of(instances[n].as_ref().unwrap()).signal("KILL"),
@@ -155,10 +109,15 @@ fn three_instances_that_die_freeze_and_are_cut_off_lose_nothing_and_never_work_o
                     std::thread::sleep(Duration::from_millis(700));
                     send(&commands, Signal::SIGCONT);
                 }
-                "cut off" => {
-                    proxies[n].is_cut.store(true, Ordering::Relaxed);
+                "cut off" | "not heard" | "deaf" => {
+                    let ways: &[Way] = match deed {
+                        "not heard" => &[Way::ToServer],
+                        "deaf" => &[Way::ToClient],
+                        _ => &[Way::ToServer, Way::ToClient],
+                    };
+                    proxies[n].cut(ways);
                     std::thread::sleep(LEASE + Duration::from_secs(1));
-                    proxies[n].is_cut.store(false, Ordering::Relaxed);
+                    proxies[n].mend();
                 }
                 deed => {
                     let instance = instances[n].take().unwrap();
@@ -178,17 +137,7 @@ fn three_instances_that_die_freeze_and_are_cut_off_lose_nothing_and_never_work_o
     let acknowledged = acknowledged.into_inner().unwrap();
     assert_books(&living, &url, &acknowledged);
     let text = std::fs::read_to_string(&ledger).unwrap();
-    let mut newest: HashMap<&str, u32> = HashMap::new();
-    let mut overlaps = Vec::new();
-    for line in text.lines() {
-        let (id, attempt) = line.split_once(' ').unwrap();
-        let attempt: u32 = attempt.parse().unwrap();
-        let last = newest.entry(id).or_insert(attempt);
-        if attempt < *last {
-            overlaps.push(format!("{id}: {attempt} after {last}"));
-        }
-        *last = attempt.max(*last);
-    }
+    let overlaps = overlaps(&text);
     eprintln!(
         "{deeds:?}: {} acknowledged, {} lines in the ledger, {} overlaps",
         acknowledged.len(),
@@ -202,4 +151,21 @@ fn three_instances_that_die_freeze_and_are_cut_off_lose_nothing_and_never_work_o
 /// To those that are still there.
 fn send(ids: &[u32], signal: Signal) {
     ids.iter().for_each(|id| _ = kill(Pid::from_raw(*id as i32), signal));
+}
+
+/// What in a ledger of lines with an order's id and the number of its attempt shows that two commands of one order ran at once: an
+/// earlier attempt after a later one.
+pub fn overlaps(ledger: &str) -> Vec<String> {
+    let mut newest: HashMap<&str, u32> = HashMap::new();
+    let mut overlaps = Vec::new();
+    for line in ledger.lines() {
+        let (id, attempt) = line.split_once(' ').unwrap();
+        let attempt: u32 = attempt.parse().unwrap();
+        let last = newest.entry(id).or_insert(attempt);
+        if attempt < *last {
+            overlaps.push(format!("{id}: {attempt} after {last}"));
+        }
+        *last = attempt.max(*last);
+    }
+    overlaps
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Instance, MINUTE, assert_books, assert_books_on, on_postgres, schema_of, under_load};
-use crate::harness::{Cluster, Folder, Kind, Serving, cluster, poll_until, quick_or_slow, signal};
+use crate::harness::{Cluster, Folder, Serving, cluster, poll_until, quick_or_slow, signal};
 
 fn terminate_all(url: &str) {
     // The test has named its sessions by its schema.
@@ -36,7 +36,7 @@ fn ending_all_connections_again_and_again_under_load_loses_and_doubles_nothing()
 #[test]
 fn a_crash_of_the_server_under_load_loses_and_doubles_nothing() {
     // On a server of its own, as it ends everybody's connections.
-    let Some(server) = Cluster::another(&Kind::default()) else { return };
+    let Some(server) = Cluster::another() else { return };
     let url = server.fresh_url("&lease=10s");
     let folder = Folder::new();
     let instance = Instance::start(&folder, &url, &["--processing-time", "0s"]);
@@ -59,7 +59,7 @@ fn a_crash_of_the_server_under_load_loses_and_doubles_nothing() {
 /// In order, which ends all sessions, and as a crash. It is gone for a while each time.
 #[test]
 fn restarting_the_server_again_and_again_under_load_loses_and_doubles_nothing() {
-    let Some(server) = Cluster::another(&Kind::default()) else { return };
+    let Some(server) = Cluster::another() else { return };
     let url = server.fresh_url("&lease=10s");
     let folder = Folder::new();
     let instance = Instance::start(&folder, &url, &["--processing-time", "0s"]);

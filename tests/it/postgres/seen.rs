@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::{Instance, MINUTE, on_postgres, schema_of};
 use crate::harness::{
-    Cluster, Ended, Folder, Kind, Process, Scraped, Serving, asking, cluster, created, get, order, poll_until, with,
+    Cluster, Ended, Folder, Process, Scraped, Serving, asking, cluster, created, get, order, poll_until, with,
 };
 
 /// The labels and the value of each sample of a metric.
@@ -102,7 +102,7 @@ fn the_document_names_the_metrics_that_there_are_with_instances_and_promtool_fin
 /// An operator sees in the figures of an instance itself that it can't work, as the others do not know why.
 #[test]
 fn an_instance_tells_what_it_knows_while_the_server_is_away() {
-    let Some(server) = Cluster::another(&Kind::default()) else { return };
+    let Some(server) = Cluster::another() else { return };
     let folder = Folder::new();
     let instance = Instance::start(&folder, &server.fresh_url("&lease=2s"), &["--processing-time", "0s"]);
     instance.post(order("o-0")).expect(200, &created("o-0"));

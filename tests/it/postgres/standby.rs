@@ -8,8 +8,8 @@ use crate::harness::{Cluster, Folder, Kind, Process, Serving, order, orderd, pol
 
 #[test]
 fn a_synchronous_standby_that_is_promoted_under_load_has_all_that_was_acknowledged() {
-    let Some(primary) = Cluster::another(&Kind::default()) else { return };
-    let Some(standby) = Cluster::another(&Kind { port: Some(5_433), of: Some(&primary), ..Kind::default() }) else { return };
+    let Some(primary) = Cluster::another() else { return };
+    let Some(standby) = Cluster::of(&Kind { port: Some(5_433), of: Some(&primary), ..Kind::default() }) else { return };
     primary.sql("ALTER SYSTEM SET synchronous_standby_names = '*'");
     primary.sql("SELECT pg_reload_conf()");
     poll_until(MINUTE, || primary.sql("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") == "1");

@@ -13,7 +13,7 @@ fn server(certificates: &Certificates, port: u16) -> Option<Cluster> {
     let [certificate, key] = ["right.pem", "server.key"].map(|name| certificates.0.file(name).display().to_string());
     let settings =
         ["listen_addresses='127.0.0.1'", "ssl=on", &format!("ssl_cert_file='{certificate}'"), &format!("ssl_key_file='{key}'")];
-    let server = Cluster::another(&Kind { settings: &settings, port: Some(port), ..Kind::default() })?;
+    let server = Cluster::of(&Kind { settings: &settings, port: Some(port), ..Kind::default() })?;
     let rules = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
     std::fs::write(server.data().join("pg_hba.conf"), rules).unwrap();
     server.sql("CREATE ROLE shop LOGIN PASSWORD 'geheim'");
