@@ -18,8 +18,9 @@ use crate::error::Error;
 /// How long an instance may be silent before its orders are taken over, and the bounds of that.
 const LEASE: Duration = Duration::from_secs(30);
 const LEASES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
-/// What a read may take whatever the lease is.
+/// What a read may take whatever the lease is, at the least and at the most.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(300);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(15);
 /// How long each address of each host may be silent before the next one is tried. Of several hosts the first may be gone with its
 /// machine, and somebody waits meanwhile.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
@@ -114,7 +115,7 @@ impl Server {
 
     /// How long a read may take: three in a row must not outlast the time between the end of our own work and that of the lease.
     pub(super) fn read_patience(&self) -> Duration {
-        (self.lease / 10).max(SHORTEST_PATIENCE)
+        (self.lease / 10).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
     }
 }
 
