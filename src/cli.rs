@@ -11,8 +11,11 @@ mod cancel;
 mod check;
 mod completions;
 mod create;
+mod export;
 mod healthcheck;
 mod help;
+mod import;
+mod lines;
 mod list;
 mod nearest;
 mod output;
@@ -37,11 +40,11 @@ use crate::error::Error;
 use crate::os::logging;
 use crate::os::manager::ACTIVATED;
 use crate::os::marks::{BY, OF};
-use crate::os::processes::{LOCKED, PREDECESSOR_LIVES, RESTARTS, TOKEN, WORKER_OF};
+use crate::os::processes::{GUARD_OF, LOCKED, PREDECESSOR_LIVES, RESTARTS, TOKEN, WORKER_OF};
 use crate::store::Lock;
 
 /// Variables of ours that are no settings: a parent's for its child, and a command's mark.
-const INTERNAL: [&str; 7] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS, ACTIVATED, OF, BY];
+const INTERNAL: [&str; 8] = [WORKER_OF, PREDECESSOR_LIVES, LOCKED, RESTARTS, GUARD_OF, ACTIVATED, OF, BY];
 
 /// The whole program.
 pub fn main() -> ExitCode {

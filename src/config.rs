@@ -66,6 +66,14 @@ pub struct Config {
     pub clock: Clock,
 }
 
+#[cfg(feature = "postgres")]
+impl Config {
+    /// Whether processing an order means to run a command.
+    pub(crate) fn runs_commands(&self) -> bool {
+        matches!(self.work, Work::Command(_))
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {

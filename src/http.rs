@@ -211,7 +211,7 @@ impl Http {
         self.core.retiring.store(true, Ordering::Relaxed);
     }
 
-    /// Accepts nothing more, as a successor does on the same socket. Done when this returns, which is soon.
+    /// Accepts nothing more, as a successor does on the same socket. Takes a moment.
     pub fn end_accepting(&self) {
         if let (Some(relay), Address::Unix(path)) = (&self.core.relay, &self.address) {
             relay.stop(path);
@@ -219,8 +219,9 @@ impl Http {
         self.core.end_accepting();
     }
 
-    /// Waits until what has been accepted is answered; not much longer once `is_urgent`.
+    /// Accepts nothing more, and waits until what has been accepted is answered; not much longer once `is_urgent`.
     pub fn answer_the_rest(&self, is_urgent: impl Fn() -> bool) {
+        self.end_accepting();
         self.core.answer_the_rest(is_urgent);
     }
 

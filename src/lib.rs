@@ -118,8 +118,8 @@
 //!
 //! | room | what it owns |
 //! |---|---|
-//! | [`order`] | what an order is and may become; `body` how a request's body becomes one |
-//! | `store` | changes in, answers out, all or nothing, and a few reads; `write` the changes, `commit` many of them with one fsync, `commit/queue` where they wait, `figures` what is counted of them, `backend` the kinds of place behind it, `sqlite` the only SQL, but for that of `postgres`, a feature, `orders` and `ends` what an embedding program does and waits for |
+//! | [`order`] | what an order is and may become; `body` how a request's body becomes one, `exported` one as a line that moves |
+//! | `store` | changes in, answers out, all or nothing, and a few reads; `write` the changes, `commit` many of them with one fsync, `commit/queue` where they wait, `figures` what is counted of them, `backend` the kinds of place behind it, `sqlite` the only SQL, but for that of `postgres`, a feature, `orders` and `ends` what an embedding program does and waits for, `export` all orders of one moment |
 //! | `processing` | the thread that has orders processed; `state` its steps, `work` what processing means, `task` and `command` attempts under way, `output` what they print, `journal` what the log has of them, `retries` what follows a failure |
 //! | [`api`] | what requests mean and answers say; `query`, `origin`, `accept`, `reply`, `metrics` and `prometheus`, `template` by which requests are counted, `pages` for people |
 //! | `http` | connections, framing, bodies and answers, on tiny_http, and nothing of orders: `workers`, `head`, `connections` the one rule, `body` and `blocking` for what goes at a client's speed, `response`, `sockets`, `watchdog`, `told` a line for each, `meters` what is counted of them, `relay` for Unix sockets, `listener`, `probe`, `client`, `percent` |

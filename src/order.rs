@@ -1,10 +1,11 @@
 //! What an order is: its fields and their limits, its life, and its record as JSON. `order/body.rs` reads one
-//! from a request, `order/made.rs` takes one that a program makes.
+//! from a request, `order/made.rs` takes one that a program makes, `order/exported.rs` is one on its way to another place.
 //!
 //! Pure: no I/O, no clock, no HTTP status, no SQL. Amounts never pass through binary floating point: the decimal text that was
 //! sent is what is kept, compared and given back.
 
 mod body;
+mod exported;
 mod made;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use serde_json::value::RawValue;
 
 use body::fault_of_id;
 pub use body::{Fault, Loc};
+pub(crate) use exported::Exported;
 pub use made::InvalidOrder;
 
 /// The longest `order_id`, `user_id` or item id, in bytes of UTF-8: room for any UUID, URL-safe token or e-mail address, and
@@ -157,6 +159,9 @@ pub struct Order {
     pub last_error: Option<String>,
 }
 
+/// The last millisecond of the year 9999, with which the text form of a time ends.
+const LATEST_MS: i64 = 253_402_300_799_999;
+
 /// A time of day in milliseconds since 1970 (UTC). Its text form is RFC 3339 with milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub i64);
@@ -164,7 +169,7 @@ pub struct Timestamp(pub i64);
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Kept to what RFC 3339 can say, whatever someone has put into the database.
-        let since = Duration::from_millis(self.0.clamp(0, 253_402_300_799_999) as u64);
+        let since = Duration::from_millis(self.0.clamp(0, LATEST_MS) as u64);
         humantime::format_rfc3339_millis(UNIX_EPOCH + since).fmt(f)
     }
 }

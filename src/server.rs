@@ -282,7 +282,6 @@ impl Refusing {
 
     /// Leaves new connections to whoever listens next, and answers what has come.
     pub(crate) fn end(self) {
-        self.0.end_accepting();
         self.0.answer_the_rest(|| false);
         self.0.stop();
     }

@@ -16,6 +16,7 @@ mod commit;
 #[cfg(test)]
 mod conformance;
 mod ends;
+pub mod export;
 mod figures;
 #[cfg(feature = "postgres")]
 mod lock;
@@ -36,6 +37,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use crate::error::Error;
+pub(crate) use crate::order::Exported;
 use crate::order::{NewOrder, Order, OrderId, Status};
 use crate::os::clock::Clock;
 use alarm::Alarm;
@@ -50,7 +52,7 @@ pub use lock::Lock;
 pub use postgres::{Instance, Instances, is_server};
 #[cfg(not(feature = "postgres"))]
 pub use sqlite::Lock;
-pub use sqlite::{backup, check, copy, restore};
+pub use sqlite::{backup, check, copy, partial, restore};
 use steps::Steps;
 pub use tenure::Tenure;
 pub(crate) use write::LONGEST_WAIT_MS;
@@ -167,6 +169,11 @@ impl Store {
     /// [`close`](Self::close) it is called at once, by the calling thread.
     pub fn create(&self, order: NewOrder, done: impl FnOnce(Result<Created, Refused>) + Send + 'static) {
         self.committer.push(Write::Create(Asked::new(order, done)));
+    }
+
+    /// Stores orders as they were elsewhere, in their order, but for those whose id is taken.
+    pub(crate) fn import(&self, orders: Vec<Exported>, done: impl FnOnce(Result<Vec<Created>, Refused>) + Send + 'static) {
+        self.committer.push(Write::Import(Asked::new(orders, done)));
     }
 
     /// Has a failed order tried again.

@@ -13,6 +13,8 @@
 
 mod child;
 mod ground;
+#[cfg(feature = "postgres")]
+pub mod guard;
 mod inherited;
 mod orphans;
 mod pace;
@@ -76,11 +78,15 @@ pub fn supervise(config: &Config, on_ready: impl Fn(&Address)) -> Result<(), Err
         events.send(Event::Heard(asked_at, heard)).is_ok()
     })?;
     let (address, is_lent) = (ground.address.clone(), ground.is_lent);
+    #[cfg(feature = "postgres")]
+    let guard = guard_of(config, &ground);
     let supervisor = Supervisor {
         config,
         manager,
         ground,
         orphans,
+        #[cfg(feature = "postgres")]
+        guard,
         inbox,
         on_ready: &on_ready,
         children: Vec::new(),
@@ -97,11 +103,24 @@ pub fn supervise(config: &Config, on_ready: impl Fn(&Address)) -> Result<(), Err
     result
 }
 
+/// The guard of the commands, where others may take their orders over. Without one all goes on, but for what it is there for.
+#[cfg(feature = "postgres")]
+fn guard_of(config: &Config, ground: &Ground) -> Option<guard::Guard> {
+    if !config.runs_commands() || !ground.lock.is_of_node() {
+        return None;
+    }
+    let started = guard::Guard::start(ground.lock.database());
+    started.inspect_err(|e| log::warn!(why:% = e; "no guard of the commands can be started")).ok()
+}
+
 struct Supervisor<'a> {
     config: &'a Config,
     manager: Manager,
     ground: Ground,
     orphans: Orphans,
+    /// Of commands that others must not meet.
+    #[cfg(feature = "postgres")]
+    guard: Option<guard::Guard>,
     inbox: Receiver<Event>,
     on_ready: &'a dyn Fn(&Address),
     /// At most two, and at most one in each phase.
@@ -262,6 +281,10 @@ impl Supervisor<'_> {
     }
 
     fn take_note_of(&mut self, ended: &Ended) -> Result<(), Error> {
+        #[cfg(feature = "postgres")]
+        if let Some(Err(e)) = self.guard.as_mut().filter(|_| !self.is_stopping).map(|guard| guard.replace(ended.id)) {
+            log::warn!(why:% = e; "no guard of the commands can be started");
+        }
         // Most others are orphans.
         let Some(at) = self.children.iter().position(|child| child.id == ended.id) else { return Ok(()) };
         let child = self.children.remove(at);

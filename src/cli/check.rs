@@ -65,6 +65,18 @@ pub fn is_there(db: &Path) -> Result<(), Error> {
     }
 }
 
+/// The same where it may be a server, which says so itself when it is asked.
+///
+/// # Errors
+/// [`Error::Usage`].
+pub fn is_there_or_a_server(db: &Path) -> Result<(), Error> {
+    #[cfg(feature = "postgres")]
+    if crate::store::is_server(db) {
+        return Ok(());
+    }
+    is_there(db)
+}
+
 /// Refuses a server, which has tools of its own; and without the URL, as there may be a password in it.
 ///
 /// # Errors

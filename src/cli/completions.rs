@@ -82,7 +82,7 @@ fn words(subcommand: &Subcommand) -> Vec<&'static str> {
 
 /// Whether it takes the name of a file.
 fn takes_file(subcommand: &Subcommand) -> bool {
-    subcommand.usage.contains("FILE")
+    *subcommand.words.end() > 0 && subcommand.usage.contains("FILE")
 }
 
 fn names() -> Vec<&'static str> {

@@ -1,11 +1,10 @@
 //! `orderd create`: gives the running server one order from flags, or as many as standard input has, a line of JSON each.
 //!
 //! An order that was given before is known again, so what was cut short may be given anew as a whole. A line that the server refuses
-//! is said with its number and the reason, and costs none of the others. `create/lines.rs` reads, `create/lanes.rs` sends over many
+//! is said with its number and the reason, and costs none of the others. `lines.rs` reads, `create/lanes.rs` sends over many
 //! connections at once, `create/tally.rs` counts and says how far it is.
 
 mod lanes;
-mod lines;
 mod tally;
 
 use std::fs::File;

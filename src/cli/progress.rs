@@ -29,7 +29,7 @@ impl Progress {
     }
 
     /// Writes the line, unless it was written just now.
-    fn say(&self, words: impl FnOnce(Duration) -> String) {
+    pub fn say(&self, words: impl FnOnce(Duration) -> String) {
         let (begun, said) = &mut *unpoisoned(&self.times);
         if !self.is_shown || said.unwrap_or(*begun).elapsed() < EVERY {
             return;
@@ -48,14 +48,23 @@ impl Drop for Progress {
     }
 }
 
+/// Whether a signal has asked for an end: from now on none ends this process by itself.
+///
+/// # Errors
+/// [`Error::Thread`].
+pub fn stopped() -> Result<Arc<AtomicBool>, Error> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let stop = stopped.clone();
+    signals::watch(&[], move |_| stop.store(true, Ordering::Relaxed))?;
+    Ok(stopped)
+}
+
 /// Shows the steps of what is done to a file, and says no once a signal asks for an end.
 ///
 /// # Errors
 /// [`Error::Thread`].
 pub fn watch() -> Result<Watch, Error> {
-    let stopped = Arc::new(AtomicBool::new(false));
-    let stop = stopped.clone();
-    signals::watch(&[], move |_| stop.store(true, Ordering::Relaxed))?;
+    let stopped = stopped()?;
     let line = Progress::new();
     Ok(Arc::new(move |step| {
         line.say(|since| match step {
@@ -64,6 +73,11 @@ pub fn watch() -> Result<Watch, Error> {
         });
         !stopped.load(Ordering::Relaxed)
     }))
+}
+
+/// So many orders of all, and how many that is in a second.
+pub fn of_all(done: u64, of: u64, since: Duration) -> String {
+    format!("{done} of {}, {:.0}/s", orders(of), done as f64 / since.as_secs_f64().max(0.001))
 }
 
 /// So many bytes in words.

@@ -42,13 +42,7 @@ fn run(config: &Config, given: &Given) -> Result<(), Error> {
 /// Deletes orders in these statuses that ended longer than `older_than` ago.
 fn prune(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(), Error> {
     logging::init(config.log_level, config.log_format);
-    #[cfg(feature = "postgres")]
-    let is_file = !crate::store::is_server(&config.db);
-    #[cfg(not(feature = "postgres"))]
-    let is_file = true;
-    if is_file {
-        check::is_there(&config.db)?;
-    }
+    check::is_there_or_a_server(&config.db)?;
     let lock = lock(&config.db, "stop it first, or have it delete with --keep")?;
     let clock = config.clock.clone();
     let before_ms = clock.now_ms().saturating_sub(older_than.as_millis() as i64);
@@ -66,8 +60,8 @@ fn prune(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(
         deleted += pruned.map_err(|e| Error::Database(e.to_string().into()))?;
     }
     store.close();
-    let room = if is_file { "their room in the file is used again" } else { "PostgreSQL's vacuum frees their room" };
-    print(&format!("{deleted} {} deleted; {room}\n", if deleted == 1 { "order" } else { "orders" }));
+    let orders = if deleted == 1 { "order" } else { "orders" };
+    print(&format!("{deleted} {orders} deleted; their room is used again\n"));
     Ok(())
 }
 

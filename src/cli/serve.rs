@@ -50,6 +50,11 @@ pub const TWINS: &str = "Every flag of a server has a twin in the environment, s
 /// Serves until a signal asks for a stop.
 fn run(config: &Config, _given: &Given) -> Result<(), Error> {
     logging::init(config.log_level, config.log_format);
+    #[cfg(feature = "postgres")]
+    if let Some(node) = supervisor::guard::node() {
+        supervisor::guard::guard(&node);
+        return Ok(());
+    }
     // Before anything is made; each process that serves reads it anew.
     config.token.as_ref().map(Token::read).transpose()?;
     if let Some(inherited) = Inherited::take(config)? {

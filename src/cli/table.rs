@@ -7,7 +7,8 @@ use std::ops::RangeInclusive;
 
 use super::arguments::Given;
 use super::{
-    backup, cancel, check, completions, create, healthcheck, help, list, prune, restore, retry, serve, show, status, version,
+    backup, cancel, check, completions, create, export, healthcheck, help, import, list, prune, restore, retry, serve, show,
+    status, version,
 };
 use crate::config::{Config, SETTINGS, Setting};
 use crate::error::Error;
@@ -56,6 +57,8 @@ pub const SUBCOMMANDS: &[&Subcommand] = &[
     &backup::SUBCOMMAND,
     &restore::SUBCOMMAND,
     &check::SUBCOMMAND,
+    &export::SUBCOMMAND,
+    &import::SUBCOMMAND,
     &completions::SUBCOMMAND,
     &help::SUBCOMMAND,
     &version::SUBCOMMAND,

@@ -26,7 +26,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(10);
 /// How long nothing must have come before it is taken that nothing will, while anybody is connected: who has a connection and uses
 /// it is told in an answer that it ends.
 const SILENCE: Duration = Duration::from_secs(1);
-/// The same while nobody is connected, or somebody waits for the end.
+/// The same while nobody is connected, or where tiny_http itself has failed; and how long it takes at the most once somebody waits for the end.
 const SHORT_SILENCE: Duration = Duration::from_millis(100);
 /// How long tiny_http may take to accept at another place, or to end.
 const TO_LEAVE: Duration = Duration::from_secs(2);
@@ -34,7 +34,8 @@ const TO_LEAVE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Core {
-    /// Accepts nothing more of what others accept as well, from the moment it returns.
+    /// Accepts nothing more of what others accept as well, from the moment it returns. For want of a descriptor it may not be done,
+    /// and can be tried again.
     pub(super) fn end_accepting(&self) {
         let (own, until) = (self.sockets.own(), Instant::now() + TO_LEAVE);
         let mut accepting = unpoisoned(&self.watchdog.accepting);
@@ -52,9 +53,10 @@ impl Core {
         match exchanged {
             Ok((elsewhere, address)) => {
                 // The thread still waits for one connection of the old queue, which a successor may take as well. When it has
-                // taken this one it does so no more.
-                let _ = nudge(&address);
-                while has_queue(&elsewhere) && Instant::now() < until {
+                // taken one of the new queue it does so no more.
+                let mut is_asked = false;
+                while (!is_asked || has_queue(&elsewhere)) && Instant::now() < until {
+                    is_asked = is_asked || nudge(&address).is_some();
                     let _ = nudge(&own);
                     std::thread::sleep(PAUSE);
                 }
@@ -66,11 +68,15 @@ impl Core {
     /// Waits until all that was accepted is answered and nothing more comes on it; not much longer once `is_urgent`.
     pub(super) fn answer_the_rest(&self, is_urgent: impl Fn() -> bool) {
         let begun = Instant::now();
-        let mut in_a_hurry = false;
-        while begun.elapsed() < LAST_ANSWERS {
-            in_a_hurry |= is_urgent();
+        let mut until = begun + LAST_ANSWERS;
+        // One that is short of descriptors or threads lacks what its successor needs as well.
+        let is_well = is_accepting(self.listening, &unpoisoned(&self.watchdog.accepting));
+        while Instant::now() < until {
+            if is_urgent() {
+                until = until.min(Instant::now() + SHORT_SILENCE);
+            }
             let is_anybody_there = self.sockets.walk().any(|(_, peer)| peer.is_some());
-            let silence = if is_anybody_there && !in_a_hurry { SILENCE } else { SHORT_SILENCE };
+            let silence = if is_anybody_there && is_well { SILENCE } else { SHORT_SILENCE };
             // Whoever has connected just before may not have asked yet.
             if self.connections.silent_for().min(begun.elapsed()) >= silence {
                 return;

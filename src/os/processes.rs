@@ -26,6 +26,8 @@ pub const PREDECESSOR_LIVES: &str = "ORDERD_PREDECESSOR_LIVES";
 pub const LOCKED: &str = "ORDERD_LOCKED";
 /// Tells a child how many have been started before it.
 pub const RESTARTS: &str = "ORDERD_RESTARTS";
+/// Tells a process that it is to end the commands of the node with this file when nobody else is left to do so.
+pub const GUARD_OF: &str = "ORDERD_GUARD_OF";
 /// The token that subcommands bear. It is theirs alone: a server that has it in its environment keeps it from its commands.
 pub const TOKEN: &str = "ORDERD_TOKEN";
 /// Has glibc give memory back: large pieces go back to the system when they are freed, which it unlearns after the first ones unless

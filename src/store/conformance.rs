@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::tests::{Fixture, answer, ended, new_order};
 use super::*;
+use crate::order::Timestamp;
 use batches::any_split_of_a_sequence_of_changes_into_batches_gives_the_table_of_a_model;
 
 /// Makes the tests of what it is given.
@@ -41,6 +42,7 @@ on_each!(
     pages_show_every_order_of_a_status_and_a_user_once,
     a_late_end_changes_nothing_and_a_revived_order_keeps_its_count,
     finished_orders_are_deleted_by_their_age,
+    what_is_imported_is_as_it_was_and_counted,
     whatever_happens_in_whatever_order_the_counts_and_the_orders_agree,
     any_split_of_a_sequence_of_changes_into_batches_gives_the_table_of_a_model,
 );
@@ -296,6 +298,60 @@ fn finished_orders_are_deleted_by_their_age(f: &Fixture) {
     let counts = f.store.counts().unwrap();
     assert_eq!((counts.pending, counts.completed, counts.failed, counts.processing_ms), (1, 1, 0, 1_000));
     assert_eq!(f.create("1"), Created::New, "its id is free again");
+}
+
+fn what_is_imported_is_as_it_was_and_counted(f: &Fixture) {
+    let exported = |id: &str, status: Status, completed_ms: Option<i64>, retry_ms: Option<i64>| Exported {
+        order: new_order(id),
+        status,
+        attempts: 3,
+        created_at: Timestamp(1_000),
+        started_at: Some(Timestamp(1_100)),
+        completed_at: completed_ms.map(Timestamp),
+        ended_at: None,
+        retry_at: retry_ms.map(Timestamp),
+        last_error: Some("no\0stock".into()),
+    };
+    let import = |orders: Vec<Exported>| answer(|done| f.store.import(orders, done)).unwrap();
+    let all = || {
+        vec![
+            exported("c", Status::Completed, Some(1_250), None),
+            exported("b", Status::Pending, None, Some(5_000)),
+            exported("d", Status::Processing, None, None),
+            // By a clock that was set back meanwhile, and by someone who has forgotten the time.
+            exported("e", Status::Completed, Some(900), None),
+            exported("f", Status::Completed, None, None),
+            exported("a", Status::Failed, None, None),
+            exported("g", Status::Cancelled, None, None),
+        ]
+    };
+    f.create_all(["x"]);
+    assert_eq!(import(all()), [Created::New; 7]);
+    let counts = Counts { pending: 2, processing: 1, completed: 3, failed: 1, cancelled: 1, processing_ms: 250 };
+    assert_eq!(f.store.counts().unwrap(), counts);
+    let page = f.store.page(&Filter::default(), None, 10, usize::MAX).unwrap();
+    assert_eq!(page.orders.iter().map(|order| order.order_id.as_str()).collect::<String>(), "gafedbcx");
+    let record = f.record("c");
+    assert_eq!((record.status, record.attempts, record.created_at), (Status::Completed, 3, Timestamp(1_000)));
+    assert_eq!((record.started_at, record.completed_at), (Some(Timestamp(1_100)), Some(Timestamp(1_250))));
+    assert!(record.last_error.is_some_and(|error| error.starts_with("no") && error.ends_with("stock")));
+    // What nobody who lives is working on is anybody's to end, and what waits has its time.
+    let left = f.store.in_processing().unwrap();
+    assert_eq!(left.iter().map(|(claim, id)| (claim.attempt, id.as_str())).collect::<Vec<_>>(), [(3, "d")]);
+    answer(|done| f.store.process(ended(left[0].0, Outcome::Completed), 0, false, done)).unwrap();
+    assert_eq!(f.claim(10).len(), 1);
+    assert_eq!(f.store.next_claim_ms().unwrap(), Some(5_000));
+
+    // It is the same order still, whatever has become of it; and another by whatever a client had sent else.
+    assert_eq!(import(all()), [Created::Replayed; 7]);
+    let other =
+        Exported { order: NewOrder { user_id: "v".into(), ..new_order("c") }, ..exported("c", Status::Pending, None, None) };
+    let (new, twice) = (exported("h", Status::Failed, None, None), exported("i", Status::Failed, None, None));
+    let unlike = Exported { order: NewOrder { user_id: "v".into(), ..new_order("i") }, ..twice.clone() };
+    let imported = import(vec![other, new, twice.clone(), unlike, twice]);
+    assert_eq!(imported, [Created::Conflict, Created::New, Created::New, Created::Conflict, Created::Replayed]);
+    assert_eq!(f.record("i").user_id, "u");
+    assert_eq!(f.store.counts().unwrap().total(), 10);
 }
 
 /// Held against a model that does the same in memory.

@@ -64,6 +64,11 @@ impl Lock {
         self.server.as_ref().map_or_else(|| self.held.place(), |server| server.name().into())
     }
 
+    /// Whether it is a node's, whose orders others take over when its lease has ended.
+    pub(crate) fn is_of_node(&self) -> bool {
+        self.server.is_some()
+    }
+
     pub(super) fn server(&self) -> Option<&Arc<postgres::Server>> {
         self.server.as_ref()
     }

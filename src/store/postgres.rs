@@ -11,6 +11,8 @@
 
 mod change;
 mod connection;
+mod export;
+mod import;
 mod instances;
 mod keeper;
 mod lease;
@@ -34,6 +36,7 @@ use super::{Lock, Opening};
 use crate::error::Error;
 pub(super) use change::Writer;
 use connection::{Connection, Line};
+pub(super) use export::Snapshot;
 pub use instances::{Instance, Instances};
 pub(super) use keeper::Keeper;
 pub(super) use lease::Lease;

@@ -7,9 +7,9 @@
 use super::Refused;
 use super::sqlite::Tx;
 use crate::error::Error;
-use crate::order::{NewOrder, Order, OrderId, Status};
+use crate::order::{Exported, NewOrder, Order, OrderId, Status};
 
-/// What became of an order that was to be created.
+/// What became of an order that was to be created, or imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
     /// The order is new, and stored.
@@ -120,6 +120,7 @@ impl<C, A> Asked<C, A> {
 /// A change of any kind.
 pub(super) enum Write {
     Create(Asked<NewOrder, Created>),
+    Import(Asked<Vec<Exported>, Vec<Created>>),
     Revive(Asked<OrderId, Changed>),
     Cancel(Asked<OrderId, Changed>),
     Probe(Asked<(), ()>),
@@ -134,6 +135,7 @@ impl Write {
     pub(super) fn apply(&mut self, tx: &mut Tx<'_>, now_ms: i64) -> Result<(), Error> {
         match self {
             Write::Create(asked) => asked.apply(|order| tx.create(order, now_ms)),
+            Write::Import(asked) => asked.apply(|orders| orders.iter().map(|order| tx.import(order)).collect()),
             Write::Revive(asked) => asked.apply(|id| tx.revive(id)),
             Write::Cancel(asked) => asked.apply(|id| tx.cancel(id, now_ms)),
             Write::Probe(asked) => asked.apply(|()| tx.probe(now_ms)),
@@ -173,6 +175,7 @@ impl Write {
     pub(super) fn finish(self, outcome: Result<(), Refused>) {
         match self {
             Write::Create(asked) => asked.finish(outcome),
+            Write::Import(asked) => asked.finish(outcome),
             Write::Revive(asked) => asked.finish(outcome),
             Write::Cancel(asked) => asked.finish(outcome),
             Write::Probe(asked) => asked.finish(outcome),

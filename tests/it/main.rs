@@ -40,11 +40,12 @@ mod http {
 }
 
 mod store {
-    mod backup;
+    pub mod backup;
     mod check;
     mod crash;
     mod disk;
     mod grouping;
+    pub mod moving;
     mod opening;
     mod restore;
     mod retention;
@@ -72,6 +73,7 @@ mod postgres {
     mod instance;
     mod ledger;
     mod load;
+    mod moving;
     mod outages;
     mod seen;
     mod standby;

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::lines::{Batch, Line, Lines};
 use super::tally::Tally;
 use super::{GIVE_UP_AFTER, JSON, Outcome};
+use crate::cli::lines::{Batch, Line, Lines};
 use crate::cli::remote;
 use crate::error::Error;
 use crate::http::client::Client;

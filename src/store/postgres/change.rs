@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Row;
 
 use super::connection::{Call, Line, Parameter, WRITE_PATIENCE, jittered};
+use super::import;
 use super::lease::Lease;
 use super::read::{get, order_of, status_in};
 use super::sql::{self, Sql};
@@ -149,6 +150,10 @@ impl Writer {
                     let created = found.created(&asked.change, &mut first)?;
                     asked.answer = Some(created);
                 }
+                Write::Import(asked) => {
+                    let imported = asked.change.iter().map(|exported| found.created(&exported.order, &mut first));
+                    asked.answer = Some(imported.collect::<Result<_, _>>()?);
+                }
                 Write::Revive(asked) => asked.answer = Some(found.changed(&asked.change, Status::Pending)),
                 Write::Cancel(asked) => asked.answer = Some(found.changed(&asked.change, Status::Cancelled)),
                 Write::Probe(asked) => asked.answer = Some(()),
@@ -199,10 +204,15 @@ impl Writer {
 
     /// Orders that were there before: what they are, by a read after the commit.
     fn look_up_older(&mut self, batch: &[Write], found: &mut Found) -> Result<(), Error> {
-        let ids = batch.iter().filter_map(|write| match write {
-            Write::Create(asked) => Some(asked.change.order_id.as_str()),
+        let created = batch.iter().filter_map(|write| match write {
+            Write::Create(asked) => Some(&asked.change),
             _ => None,
         });
+        let imported = batch.iter().flat_map(|write| match write {
+            Write::Import(asked) => asked.change.as_slice(),
+            _ => &[],
+        });
+        let ids = created.chain(imported.map(|exported| &exported.order)).map(|order| order.order_id.as_str());
         let mut missing: Vec<String> = ids.filter(|id| !found.new.contains(*id)).map(str::to_string).collect();
         if missing.is_empty() {
             return Ok(());
@@ -258,6 +268,7 @@ impl Plan {
                 Write::Revive(asked) => revived.push(asked.change.as_str().to_string()),
                 Write::Cancel(asked) => cancelled.push(asked.change.as_str().to_string()),
                 Write::Probe(_) => probes = true,
+                Write::Import(asked) => plan.add(Part::Create, sql::IMPORT, import::parameters(&asked.change, slot)),
                 Write::Prune(_) | Write::ShiftRetries(_) => {}
             }
         }

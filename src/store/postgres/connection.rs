@@ -135,7 +135,11 @@ impl Connection {
     ///
     /// # Errors
     /// The first that was refused; then all of them are. After [`Error::Unknown`] nobody knows.
-    fn transaction(&mut self, calls: &[Call<'_>], until: Instant) -> Result<Vec<Vec<Row>>, Error> {
+    pub(super) fn transaction(&mut self, calls: &[Call<'_>], patience: Duration) -> Result<Vec<Vec<Row>>, Error> {
+        self.transaction_until(calls, Instant::now() + patience)
+    }
+
+    fn transaction_until(&mut self, calls: &[Call<'_>], until: Instant) -> Result<Vec<Vec<Row>>, Error> {
         for call in calls {
             if !self.statements.contains_key(&call.sql) {
                 #[cfg(test)]
@@ -217,7 +221,7 @@ fn sorted(e: &tokio_postgres::Error) -> Error {
 }
 
 /// Before anything that changes something was sent, an unknown outcome is none.
-fn not_yet_sent(e: Error) -> Error {
+pub(super) fn not_yet_sent(e: Error) -> Error {
     match e {
         Error::Unknown(what) => Error::Offline(what),
         e => e,
@@ -318,7 +322,7 @@ impl Line {
     /// As [`Connection::transaction`]; [`Error::Offline`] with nothing sent.
     pub(super) fn transaction(&mut self, calls: &[Call<'_>], patience: Duration) -> Result<Vec<Vec<Row>>, Error> {
         let until = Instant::now() + patience;
-        let outcome = self.connection(patience)?.transaction(calls, until);
+        let outcome = self.connection(patience)?.transaction_until(calls, until);
         match &outcome {
             Err(Error::Unknown(_) | Error::Offline(_)) => self.connection = None,
             // Whatever has become of the tables, the next time is another.

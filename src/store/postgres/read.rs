@@ -102,17 +102,7 @@ impl View<'_> {
 
     /// The counts that `/metrics` reports.
     pub(in crate::store) fn counts(&self) -> Result<Counts, Error> {
-        let rows = self.rows(sql::COUNTS, Vec::new())?;
-        let row = rows.first().ok_or_else(|| Error::Database("there are no counts".into()))?;
-        let sum = |column| get::<Option<i64>>(row, column).map(|sum| sum.unwrap_or(0).max(0) as u64);
-        Ok(Counts {
-            pending: sum(0)?,
-            processing: sum(1)?,
-            completed: sum(2)?,
-            failed: sum(3)?,
-            cancelled: sum(4)?,
-            processing_ms: sum(5)?,
-        })
+        counts_in(&self.rows(sql::COUNTS, Vec::new())?)
     }
 
     /// How many orders this machine's processes have in `Processing`.
@@ -206,6 +196,20 @@ impl View<'_> {
         }
         Ok(page)
     }
+}
+
+/// The counts, from the sums of all slots.
+pub(super) fn counts_in(rows: &[Row]) -> Result<Counts, Error> {
+    let row = rows.first().ok_or_else(|| Error::Database("there are no counts".into()))?;
+    let sum = |column| get::<Option<i64>>(row, column).map(|sum| sum.unwrap_or(0).max(0) as u64);
+    Ok(Counts {
+        pending: sum(0)?,
+        processing: sum(1)?,
+        completed: sum(2)?,
+        failed: sum(3)?,
+        cancelled: sum(4)?,
+        processing_ms: sum(5)?,
+    })
 }
 
 /// Where a page's row says what is known of all.

@@ -122,6 +122,34 @@ fn migrate_in_transaction(connection: &mut Connection, server: &Server) -> Resul
     Ok(version < VERSION)
 }
 
+/// Whether there are tables that this program can read as they are.
+///
+/// # Errors
+/// [`Error::Usage`] when there are none; [`Error::TooNew`].
+pub(super) fn look(connection: &mut Connection, server: &Server) -> Result<(), Error> {
+    let schema = &server.schema;
+    let is_there = format!("SELECT (to_regclass('{schema}.orderd_meta') IS NOT NULL)::text");
+    if connection.text(&is_there)?.as_deref() != Some("true") {
+        return Err(Error::Usage(format!("the schema {schema} of {} holds no orders of orderd's", server.name)));
+    }
+    let mut number = |column: &str| -> Result<i32, Error> {
+        let text = connection.text(&format!("SELECT {column}::text FROM orderd_meta"))?;
+        Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+    };
+    let (version, readable_from) = (number("version")?, number("readable_from")?);
+    if readable_from > VERSION {
+        return Err(Error::TooNew { file: server.name.clone().into(), found: version.into(), known: VERSION.into() });
+    }
+    if version < VERSION {
+        return Err(Error::Usage(format!(
+            "the schema {schema} of {} is that of an older orderd (version {version}, this program has {VERSION}); start this \
+             one with it once",
+            server.name
+        )));
+    }
+    Ok(())
+}
+
 /// Whether a program of this version can work with a schema that is readable from a version on.
 pub(super) fn can_read(readable_from: i32) -> bool {
     readable_from <= VERSION

@@ -54,6 +54,28 @@ WITH new AS (
 counted AS (UPDATE counts SET pending = pending + (SELECT count(*) FROM new) WHERE slot = $6::smallint AND EXISTS (SELECT 1 FROM new))
 SELECT order_id FROM new";
 
+    /// $1 to $12 the columns of orders as they were elsewhere, no id twice; $13 slot. Places and locks as with [`CREATE`]. Nobody owns them,
+    /// so what was in `Processing` is taken over like that of an instance that is gone.
+    IMPORT = "
+WITH new AS (
+  INSERT INTO orders (seq, order_id, user_id, item_ids, total_amount, status, attempts, created_at, started_at, completed_at,
+    ended_at, retry_at, last_error)
+  SELECT n, a, b, c, d, e, f, g, h, i, j, k, l FROM (
+    SELECT nextval('orders_seq') AS n, u.* FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[],
+      $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[]) AS u (a, b, c, d, e, f, g, h, i, j, k, l)
+  ) AS placed ORDER BY a COLLATE \"C\"
+  ON CONFLICT (order_id) DO NOTHING RETURNING order_id, status, created_at, completed_at),
+t AS (
+  SELECT count(*) FILTER (WHERE status = 'Pending') AS pending, count(*) FILTER (WHERE status = 'Processing') AS processing,
+    count(*) FILTER (WHERE status = 'Completed') AS completed, count(*) FILTER (WHERE status = 'Failed') AS failed,
+    count(*) FILTER (WHERE status = 'Cancelled') AS cancelled,
+    coalesce(sum(greatest(0, completed_at - created_at)) FILTER (WHERE status = 'Completed'), 0)::bigint AS ms FROM new),
+counted AS (
+  UPDATE counts c SET pending = c.pending + t.pending, processing = c.processing + t.processing,
+    completed = c.completed + t.completed, failed = c.failed + t.failed, cancelled = c.cancelled + t.cancelled,
+    processing_ms = c.processing_ms + t.ms FROM t WHERE c.slot = $13::smallint AND EXISTS (SELECT 1 FROM new))
+SELECT order_id FROM new";
+
     /// $1 ids. Of orders that were there before. A statement of its own: the row of another transaction that has just committed is not
     /// in the snapshot of the one that ran into it.
     OLDER = "SELECT order_id, user_id, item_ids, total_amount FROM orders WHERE order_id = ANY($1::text[])";
@@ -217,6 +239,12 @@ SELECT coalesce((SELECT 0::bigint FROM orders WHERE status = 'Pending' AND retry
 SELECT o.seq, o.attempts, o.order_id FROM orders o WHERE o.status = 'Processing' AND NOT EXISTS (
   SELECT 1 FROM instances i WHERE i.id = o.owner AND i.lease_until > clock_timestamp())
 ORDER BY o.seq LIMIT $1";
+
+    /// $1 the place to begin behind, $2 how many.
+    EXPORTED = concat!("SELECT ", columns!(), ", o.ended_at, o.retry_at, o.seq FROM orders o WHERE o.seq > $1 ORDER BY o.seq LIMIT $2");
+
+    /// Whether anybody works with the orders.
+    IN_USE = "SELECT EXISTS (SELECT 1 FROM instances WHERE lease_until > clock_timestamp())";
 
     /// $1 the most to tell of. The last row sums up those who are gone.
     INSTANCES = "

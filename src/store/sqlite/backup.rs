@@ -46,7 +46,7 @@ pub fn backup(database: &Path, target: &Path, watch: &Watch) -> Result<Saved, Er
 }
 
 /// Whether nothing has the name, and SQLite gives it no meaning.
-fn is_free(database: &Path, target: &Path) -> Result<(), Error> {
+pub(super) fn is_free(database: &Path, target: &Path) -> Result<(), Error> {
     if fs::symlink_metadata(target).is_ok() {
         return Err(cannot_write(target)(io::Error::new(io::ErrorKind::AlreadyExists, "it exists, and is left as it is")));
     }

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::read::View;
 use crate::error::Error;
-use crate::order::{Amount, NewOrder, OrderId, Status, Transition};
+use crate::order::{Amount, Exported, NewOrder, OrderId, Status, Timestamp, Transition};
 use crate::store::figures::Done;
 use crate::store::rows::{items_from_text, items_to_text};
 use crate::store::write::{Changed, Claimed, Created, Ending, LONGEST_WAIT_MS, Outcome, Pruned};
@@ -67,6 +67,44 @@ impl<'a> Tx<'a> {
             self.counted.created();
             return Ok(Created::New);
         }
+        self.older(order)
+    }
+
+    /// Stores an order as it was elsewhere, unless its id is taken.
+    pub(in crate::store) fn import(&mut self, exported: &Exported) -> Result<Created, Error> {
+        let Exported { order, status, attempts, created_at, completed_at, retry_at, .. } = exported;
+        let ms = |time: Option<Timestamp>| time.map(|time| time.0);
+        let inserted = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, attempts, created_at, started_at,
+                   completed_at, ended_at, retry_at, last_error)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (order_id) DO NOTHING",
+            )?
+            .execute(params![
+                order.order_id.as_str(),
+                order.user_id,
+                items_to_text(&order.item_ids),
+                order.total_amount.as_str(),
+                status.as_str(),
+                attempts,
+                created_at.0,
+                ms(exported.started_at),
+                ms(*completed_at),
+                ms(exported.ended_at),
+                ms(*retry_at).unwrap_or(0),
+                exported.last_error
+            ])?;
+        if inserted == 0 {
+            return self.older(order);
+        }
+        let took_ms = completed_at.map_or(0, |completed_at| to_processing_ms(created_at.0, completed_at.0));
+        self.counted.imported(*status, took_ms);
+        Ok(Created::New)
+    }
+
+    /// What an order is to the one that has its id already.
+    fn older(&self, order: &NewOrder) -> Result<Created, Error> {
         let same = self
             .connection
             .prepare_cached("SELECT user_id, item_ids, total_amount FROM orders WHERE order_id = ?1")?
@@ -281,6 +319,14 @@ impl Counted {
     fn created(&mut self) {
         self.orders[Status::Pending as usize] += 1;
         self.done.created += 1;
+    }
+
+    fn imported(&mut self, status: Status, took_ms: i64) {
+        self.orders[status as usize] += 1;
+        self.done.created += 1;
+        if status == Status::Completed {
+            self.processing_ms = self.processing_ms.saturating_add(took_ms);
+        }
     }
 
     fn deleted(&mut self, status: Status, took_ms: i64) {

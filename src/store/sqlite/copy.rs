@@ -76,7 +76,7 @@ pub(super) fn copy(from: &Path, into: &Partial, target: &Path, watch: &Watch) ->
         if !is_going_on {
             return Err(stopped());
         }
-        check_log_room(from, target)?;
+        check_log_room(from).map_err(cannot_write(target))?;
     }
     drop(backup);
     copy.close().map_err(|(_, e)| not_copied(e, target))
@@ -131,12 +131,11 @@ fn check_room(target: &Path, needed: u64) -> Result<(), Error> {
     }
 }
 
-/// A copy must not be why a server finds its disk full.
-fn check_log_room(database: &Path, target: &Path) -> Result<(), Error> {
+/// A long read must not be why a server finds its disk full.
+pub(super) fn check_log_room(database: &Path) -> std::io::Result<()> {
     match bytes_at(database) {
         Some((free, all)) if free < LEFT_TO_LOG.min(all / PART_OF_DISK) => {
-            let what = "the disk of the database is almost full, and the rest is left to the server";
-            Err(cannot_write(target)(std::io::Error::other(what)))
+            Err(std::io::Error::other("the disk of the database is almost full, and the rest is left to the server"))
         }
         _ => Ok(()),
     }

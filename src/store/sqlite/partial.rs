@@ -20,7 +20,8 @@ const MARK: &str = ".orderd-partial-";
 /// be read, also where nothing can be written.
 const HEADER_MODE: (u64, [u8; 2]) = (18, [1, 1]);
 
-pub(super) struct Partial {
+/// A file that is being made.
+pub struct Partial {
     path: PathBuf,
     file: File,
 }
@@ -30,7 +31,7 @@ impl Partial {
     ///
     /// # Errors
     /// [`Error::Target`].
-    pub(super) fn beside(target: &Path) -> Result<Partial, Error> {
+    pub fn beside(target: &Path) -> Result<Partial, Error> {
         remove_left_overs(folder_of(target));
         let path = with_suffix(target, &format!("{MARK}{}", std::process::id()));
         let create = || {
@@ -45,6 +46,11 @@ impl Partial {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What it is written to.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Has the disk take what was written so far.
@@ -62,7 +68,7 @@ impl Partial {
     ///
     /// # Errors
     /// [`Error::Target`]; it is removed then.
-    pub(super) fn become_new(self, target: &Path) -> Result<(), Error> {
+    pub fn become_new(self, target: &Path) -> Result<(), Error> {
         rename_to_new(&self.path, target).and_then(|()| sync_folder_of(target)).map_err(cannot_write(target))
     }
 
@@ -92,7 +98,8 @@ pub(super) fn sync_folder_of(file: &Path) -> io::Result<()> {
     File::open(folder_of(file))?.sync_all()
 }
 
-pub(super) fn cannot_write(target: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+/// A file that is to be made, and why it can't be.
+pub fn cannot_write(target: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let file = target.to_path_buf();
     move |source| Error::Target { file, source }
 }

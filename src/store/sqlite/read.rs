@@ -145,14 +145,14 @@ const OLDEST_PENDING: &str = "SELECT min(created_at) FROM (
 const NEWEST_COMPLETION: &str = "SELECT completed_at FROM orders WHERE status = 'Completed' ORDER BY seq DESC LIMIT 1";
 
 /// What [`order_of`] reads.
-const COLUMNS: &str =
+pub(super) const COLUMNS: &str =
     "order_id, user_id, item_ids, total_amount, status, created_at, started_at, completed_at, attempts, last_error";
 
 pub(super) fn by_seq(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Order>> {
     connection.prepare_cached(&format!("SELECT {COLUMNS} FROM orders WHERE seq = ?1"))?.query_row([seq], order_of).optional()
 }
 
-fn order_of(row: &Row<'_>) -> rusqlite::Result<Order> {
+pub(super) fn order_of(row: &Row<'_>) -> rusqlite::Result<Order> {
     Ok(Order {
         order_id: OrderId::from_stored(row.get(0)?),
         user_id: row.get(1)?,

@@ -107,13 +107,14 @@ impl Worker {
     }
 }
 
-/// The children of a process, whichever of its threads started them, the oldest first.
+/// The children of a process that serve or did, whichever of its threads started them, the oldest first.
 fn children(of: u32) -> Vec<Worker> {
     let threads = fs::read_dir(format!("/proc/{of}/task")).into_iter().flatten().flatten();
     let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
     let ids: Vec<u32> =
         lists.flat_map(|list| list.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>()).collect();
-    let mut children: Vec<_> = ids.into_iter().filter_map(|id| Some((started(id)?, id))).collect();
+    let guards = |id: &u32| fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.starts_with(b"orderd: guard"));
+    let mut children: Vec<_> = ids.into_iter().filter(|id| !guards(id)).filter_map(|id| Some((started(id)?, id))).collect();
     children.sort();
     children.into_iter().map(|(_, id)| Worker(id)).collect()
 }

@@ -75,6 +75,51 @@ fn the_orders_of_an_instance_that_is_gone_are_taken_over_within_its_lease() {
     assert_eq!(attempts(&url), 2);
 }
 
+/// As the kernel ends a process that takes too much memory, and nobody starts it anew. Its commands would run on beside the next ones.
+#[test]
+fn the_commands_of_an_instance_whose_parent_is_killed_are_ended_before_its_lease_is() {
+    let folder = Folder::new();
+    let Some((first, url)) = busy(&folder, "60s") else { return };
+    // It may be a shell for a moment yet.
+    poll_until(MINUTE, || first.commands().len() == 1);
+    let command = first.commands();
+    let guard = guard_of(&first);
+    first.signal("KILL");
+    let killed = Instant::now();
+    poll_until(MINUTE, || !Worker::with_id(command[0]).lives());
+    eprintln!("parent killed: its command is ended after {:?} of a lease of 60 s", killed.elapsed());
+    assert!(killed.elapsed() < LONG / 2);
+    poll_until(MINUTE, || !guard.lives());
+    // In its place the next one takes its orders over at once.
+    let next = Instance::start(&folder, &url, &["--exec", "true", "--retry-delay", "10ms"]);
+    next.wait_for("o-0", "Completed");
+    assert!(killed.elapsed() < LONG, "{:?}", killed.elapsed());
+    assert_eq!(attempts(&url), 2);
+}
+
+#[test]
+fn a_guard_that_is_killed_is_replaced_and_none_outlives_an_orderly_stop() {
+    let folder = Folder::new();
+    let Some((first, _)) = busy(&folder, "60s") else { return };
+    let guard = guard_of(&first);
+    guard.signal("KILL");
+    poll_until(MINUTE, || guards(&first).iter().any(|id| *id != guard.id()));
+    let next = guard_of(&first);
+    first.stop();
+    poll_until(MINUTE, || !next.lives());
+}
+
+/// The process that ends an instance's commands when nobody else can.
+fn guard_of(instance: &Instance) -> Worker {
+    poll_until(MINUTE, || !guards(instance).is_empty());
+    Worker::with_id(guards(instance)[0])
+}
+
+fn guards(instance: &Instance) -> Vec<u32> {
+    let is_guard = |id: &u32| std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.starts_with(b"orderd: guard"));
+    instance.all_processes().into_iter().filter(is_guard).collect()
+}
+
 /// It wakes when its orders are another's, and writes nothing of what it thinks that they are.
 #[test]
 fn an_instance_that_was_frozen_for_longer_than_its_lease_drops_its_work_and_serves_again() {

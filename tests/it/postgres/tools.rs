@@ -19,8 +19,8 @@ fn finished_orders_are_pruned_beside_a_running_instance_by_a_url_in_a_file() {
         command.env("XDG_RUNTIME_DIR", folder.path()).env_remove("RUNTIME_DIRECTORY");
         Ended::of(command)
     };
-    prune(&["--status", "Failed", "--db", &url]).expect_done("0 orders deleted; PostgreSQL's vacuum frees their room\n");
-    prune(&["--db-file", "url"]).expect_done("3 orders deleted; PostgreSQL's vacuum frees their room\n");
+    prune(&["--status", "Failed", "--db", &url]).expect_done("0 orders deleted; their room is used again\n");
+    prune(&["--db-file", "url"]).expect_done("3 orders deleted; their room is used again\n");
     assert_eq!(instance.metrics().total, 0);
     instance.post(order("o-0")).expect(200, &created("o-0"));
 }

@@ -1,7 +1,7 @@
-//! The lines of standard input, with their numbers, in batches.
+//! The lines of an input, with their numbers, in batches.
 //!
-//! A thread of its own reads them, so that what has come is sent while more is waited for. However long a line is, no more is kept of
-//! it than an order may have; and no more than a few batches wait.
+//! Whoever wants them reads them, and may hand on what has come while more is waited for. However long a line is, no more is kept of
+//! it than an order may have.
 
 use std::io::{self, BufRead, BufReader, Read};
 
