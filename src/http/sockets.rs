@@ -238,6 +238,23 @@ mod tests {
         assert_eq!(Sockets::new(address).unwrap().find(&address), None);
     }
 
+    /// As of two servers in one program.
+    #[test]
+    fn a_connection_to_another_address_with_the_same_port_is_not_ours() {
+        use std::io::{Read, Write};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let Ok(neighbour) = TcpListener::bind(("127.0.0.2", address.port())) else { return };
+        let mut client = TcpStream::connect(neighbour.local_addr().unwrap()).unwrap();
+        let (mut server, peer) = neighbour.accept().unwrap();
+        assert_eq!(Sockets::new(address).unwrap().find(&peer), None);
+        Sockets::new(address).unwrap().shutdown_all();
+        server.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        let all = SocketAddr::from(([0, 0, 0, 0], address.port()));
+        assert!(Sockets::new(all).unwrap().find(&peer).is_some());
+    }
+
     #[test]
     fn a_connection_is_shut_down_also_by_its_other_descriptor_and_no_other_by_its_number() {
         use std::io::Read;

@@ -1,6 +1,6 @@
 //! What the tests share: folders, deadlines, rows of the database, and all that one asks of anything that serves.
 //!
-//! Its rooms: `browser` a real one, `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
+//! Its rooms: `browser` a real one, `by_hand` what a person changes, `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
 //! pipelines of all kinds, `document` what `openapi.json` says of an answer, `local` a server in this process, `process` the
 //! binary as a process, `cluster` a PostgreSQL and `proxy` what stands before it, `worker` the process that serves, `load` well-behaved clients, `readers` slow ones, `scrape` what a
 //! collector of metrics is told, `slow` which tests a quick run leaves out, `small_disk`
@@ -8,6 +8,7 @@
 //! also when a test fails.
 
 mod browser;
+mod by_hand;
 mod client;
 #[cfg(feature = "postgres")]
 #[allow(dead_code, reason = "the unit tests and the benchmarks, which share this file, use the rest of it")]
@@ -36,6 +37,7 @@ use std::time::{Duration, Instant};
 use orderd::Address;
 
 pub use browser::{Browser, policy_hash};
+pub use by_hand::{Held, OF_A_FILE, asked_by_hand, by_hand, connection, is_server, put_large_order, put_large_orders};
 pub use client::{Answer, Client};
 #[cfg(feature = "postgres")]
 pub use cluster::{Cluster, Kind, cluster};
@@ -60,9 +62,6 @@ pub use worker::{Worker, most_memory_during};
 
 /// The time to wait for what should come soon: far more than any machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// Set when the tests are to be run on PostgreSQL. Those that open the file itself are none of these.
-#[cfg(feature = "postgres")]
-const ON_POSTGRES: &str = "TEST_ON_POSTGRES";
 /// The time at which a manual clock starts: 2023-11-14T22:13:20Z, in milliseconds.
 pub const T0: u64 = 1_700_000_000_000;
 
@@ -112,12 +111,7 @@ impl Folder {
 
     /// What servers in it are to have as `--db`: a file, or a schema of its own when the tests are run on PostgreSQL.
     pub fn db(&self) -> PathBuf {
-        #[cfg(feature = "postgres")]
-        if std::env::var_os(ON_POSTGRES).is_some() {
-            let name = self.0.file_name().unwrap().to_str().unwrap().replace('-', "_");
-            return cluster().expect("PostgreSQL is installed").url(&name, "").into();
-        }
-        self.file("orders.db")
+        by_hand::place(self)
     }
 
     /// The names of the files in it, sorted.
@@ -151,34 +145,8 @@ pub struct Row {
 
 /// All rows of the database at `path`, in the order of their arrival.
 pub fn rows(path: &Path) -> Vec<Row> {
-    #[cfg(feature = "postgres")]
-    if path.starts_with("postgres:") {
-        return rows_of_schema(path);
-    }
-    let sql = "SELECT order_id, total_amount, status, attempts, created_at, started_at, completed_at FROM orders ORDER BY seq";
-    let connection = connection(path);
-    let mut statement = connection.prepare(sql).unwrap();
-    let read = |row: &rusqlite::Row<'_>| {
-        Ok(Row {
-            order_id: row.get(0)?,
-            total_amount: row.get(1)?,
-            status: row.get(2)?,
-            attempts: row.get(3)?,
-            created_at: row.get(4)?,
-            started_at: row.get(5)?,
-            completed_at: row.get(6)?,
-        })
-    };
-    statement.query_map([], read).unwrap().map(|row| row.unwrap()).collect()
-}
-
-/// The same of the schema that a URL names.
-#[cfg(feature = "postgres")]
-fn rows_of_schema(url: &Path) -> Vec<Row> {
-    let url = url.to_str().unwrap();
-    let schema = url.split(['?', '&']).find_map(|parameter| parameter.strip_prefix("schema=")).unwrap();
     let columns = "order_id, total_amount, status, attempts, created_at, started_at, completed_at";
-    let text = cluster().unwrap().sql(&format!("SELECT {columns} FROM {schema}.orders ORDER BY seq"));
+    let text = asked_by_hand(path, &format!("SELECT {columns} FROM orders ORDER BY seq"));
     let read = |line: &str| {
         let fields: Vec<&str> = line.split('|').collect();
         let number = |n: usize| fields[n].parse().ok();
@@ -193,26 +161,6 @@ fn rows_of_schema(url: &Path) -> Vec<Row> {
         }
     };
     text.lines().map(read).collect()
-}
-
-/// A connection of its own to the database at `path`, such as the sqlite3 shell opens.
-pub fn connection(path: &Path) -> rusqlite::Connection {
-    let connection = rusqlite::Connection::open(path).unwrap();
-    connection.busy_timeout(PATIENCE).unwrap();
-    connection
-}
-
-/// Puts completed orders `big-0`, `big-1`, … of so many items into the database, as another program might.
-pub fn put_large_orders(path: &Path, orders: usize, items: usize) {
-    (0..orders).for_each(|n| put_large_order(path, n, items));
-}
-
-/// Puts the order `big-{n}` of the user `big` into the database, with so many items of 255 characters that JSON escapes.
-pub fn put_large_order(path: &Path, n: usize, items: usize) {
-    let items = format!("[{}]", vec![format!("\"{}\"", "\\\"".repeat(255)); items].join(","));
-    let columns = "order_id, user_id, item_ids, total_amount, status, created_at, completed_at";
-    let sql = format!("INSERT INTO orders ({columns}) VALUES ('big-' || ?1, 'big', ?2, '1', 'Completed', 1000, 1000)");
-    connection(path).execute(&sql, (n as i64, &items)).unwrap();
 }
 
 /// What `/metrics` says.

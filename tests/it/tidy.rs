@@ -171,6 +171,12 @@ fn the_tests_that_documents_name_are_there() {
         }
     }
     assert!(seen > 20, "the names were not found");
+    for (name, _) in crate::harness::OF_A_FILE {
+        assert!(
+            sources.iter().any(|(_, text)| text.contains(&format!("fn {name}("))),
+            "harness/by_hand.rs names {name}, which is no test"
+        );
+    }
 }
 
 #[test]

@@ -291,9 +291,6 @@ impl Plan {
             records = distinct(records);
             plan.add(Part::Records, sql::ORDERS, vec![Box::new(records)]);
         }
-        if probes {
-            plan.add(Part::Nothing, sql::PROBE, vec![Box::new(slot)]);
-        }
         for (at, write) in batch.iter().enumerate() {
             match write {
                 Write::Prune(asked) => {
@@ -320,6 +317,10 @@ impl Plan {
                 }
                 _ => {}
             }
+        }
+        // Behind all that locks orders, as every statement locks these before the counts.
+        if probes {
+            plan.add(Part::Nothing, sql::PROBE, vec![Box::new(slot)]);
         }
         plan
     }

@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc::O_NOFOLLOW;
 use nix::unistd::Uid;
@@ -19,8 +20,11 @@ use crate::error::Error;
 /// The most instances that one machine may have on one database.
 const MOST: usize = 1_000;
 const OWNER_ONLY: u32 = 0o600;
+/// How long to wait for the end of whoever has a node, before another is made. A second instance on a machine starts so much later.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Locks the first node of this machine that is free, and gives its file.
+/// Locks a node of this machine that is free, and gives its file: one that has been used before, if there is any. Of an orderd that was
+/// killed a moment ago a process may still be ending, and who took another node meanwhile would not find the commands that it left.
 ///
 /// # Errors
 /// [`Error::Usage`] when there can't be one.
@@ -28,26 +32,44 @@ pub(super) fn acquire(server: &Server) -> Result<(PathBuf, File), Error> {
     let folder = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].iter().find_map(std::env::var_os);
     let folder = folder.map(PathBuf::from).filter(|folder| folder.is_dir()).unwrap_or_else(std::env::temp_dir);
     let name = format!("orderd-{}-{:016x}", Uid::effective(), hash(&format!("{}/{}", server.name, server.schema)));
-    for n in 0..MOST {
-        let path = folder.join(format!("{name}-{n}.node"));
+    let nodes: Vec<PathBuf> = (0..MOST).map(|n| folder.join(format!("{name}-{n}.node"))).collect();
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        let used: Vec<&PathBuf> = nodes.iter().filter(|path| path.exists()).collect();
+        if let Some(node) = first_free(used.iter().copied())? {
+            return Ok(node);
+        }
+        if used.is_empty() || Instant::now() >= patience {
+            break;
+        }
+        std::thread::sleep(PATIENCE / 50);
+    }
+    let full =
+        || Error::Usage(format!("{MOST} instances of this database run on this machine already, by {}", folder.display()));
+    first_free(nodes.iter())?.ok_or_else(full)
+}
+
+/// The first of these that nobody has locked, locked and named.
+fn first_free<'a>(nodes: impl Iterator<Item = &'a PathBuf>) -> Result<Option<(PathBuf, File)>, Error> {
+    for path in nodes {
         let unusable = |e: io::Error| {
             let folder = "name a folder of your own in XDG_RUNTIME_DIR";
             Error::Usage(format!("cannot open {}, which marks this machine's instance: {e}; {folder}", path.display()))
         };
-        let file = open(&path).map_err(unusable)?;
+        let file = open(path).map_err(unusable)?;
         match file.try_lock() {
             // Its last owner may have removed it since it was opened.
             Ok(())
-                if std::fs::metadata(&path).is_ok_and(|there| file.metadata().is_ok_and(|ours| ours.ino() == there.ino())) =>
+                if std::fs::metadata(path).is_ok_and(|there| file.metadata().is_ok_and(|ours| ours.ino() == there.ino())) =>
             {
                 name_in(&file).map_err(unusable)?;
-                return Ok((path, file));
+                return Ok(Some((path.clone(), file)));
             }
             Ok(()) | Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(source)) => return Err(unusable(source)),
         }
     }
-    Err(Error::Usage(format!("{MOST} instances of this database run on this machine already, by {}", folder.display())))
+    Ok(None)
 }
 
 /// The name of the node whose file this is, given if it has none.

@@ -7,8 +7,8 @@
 use orderd::Listen;
 
 use crate::harness::{
-    Browser, Folder, HOST, Local, Process, Serving, connection, created, get, in_status, long_order, order, orderd, post,
-    request, with,
+    Browser, Folder, HOST, Local, Process, Serving, by_hand, created, get, in_status, long_order, order, orderd, post, request,
+    with,
 };
 
 /// The same request to another host.
@@ -21,7 +21,7 @@ fn to_host(request: impl AsRef<[u8]>, host: &str) -> String {
 fn with_a_failed_order() -> Local {
     let server = Local::idle();
     server.post(order("1")).expect(200, &created("1"));
-    connection(&server.db()).execute_batch("UPDATE orders SET status = 'Failed', attempts = 5").unwrap();
+    by_hand(&server.db(), "UPDATE orders SET status = 'Failed', attempts = 5");
     server
 }
 

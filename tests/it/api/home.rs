@@ -6,7 +6,7 @@ use orderd::Token;
 use serde_json::json;
 
 use crate::harness::{
-    Answer, Browser, Folder, Local, PATIENCE, Process, Serving, connection, created, get, ids, order, orderd, policy_hash,
+    Answer, Browser, Folder, Local, PATIENCE, Process, Serving, by_hand, created, get, ids, order, orderd, policy_hash,
     poll_until, request, tcp_address, with,
 };
 
@@ -113,8 +113,10 @@ fn watching(server: &impl Serving) -> Option<Browser> {
 
 /// Has these orders fail for this reason.
 fn fail(server: &impl Serving, reason: &str, which: &str) {
-    let sql = format!("UPDATE orders SET status = 'Failed', attempts = 3, last_error = ?1 WHERE order_id LIKE '{which}'");
-    connection(&server.db()).execute(&sql, [reason]).unwrap();
+    let reason = reason.replace('\'', "''");
+    let sql =
+        format!("UPDATE orders SET status = 'Failed', attempts = 3, last_error = '{reason}' WHERE order_id LIKE '{which}'");
+    by_hand(&server.db(), &sql);
 }
 
 #[test]

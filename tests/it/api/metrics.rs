@@ -5,7 +5,8 @@ use std::time::Duration;
 use orderd::{Config, Work, WorkError};
 
 use crate::harness::{
-    Local, PATIENCE, Scraped, Serving, badly_framed, connection, get, head, ids, order, poll_until, post, request, step, with,
+    Held, Local, PATIENCE, Scraped, Serving, asked_by_hand, badly_framed, get, head, ids, order, poll_until, post, request,
+    step, with,
 };
 
 const EMPTY: &str =
@@ -78,9 +79,8 @@ fn the_figures_are_those_of_what_became_of_the_orders() {
     assert!(figures.value("orderd_order_waiting_seconds_sum") >= 21.0, "{}", figures.text);
     assert_eq!(figures.value("orderd_order_waiting_seconds_bucket{le=\"5\"}"), 0.0);
     assert_eq!(figures.value("orderd_order_processing_seconds_count"), 4.0);
-    let last =
-        connection(&server.db()).query_row("SELECT max(completed_at) FROM orders", [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(figures.value("orderd_last_completion_timestamp_seconds"), last as f64 / 1_000.0);
+    let last: f64 = asked_by_hand(&server.db(), "SELECT max(completed_at) FROM orders").parse().unwrap();
+    assert_eq!(figures.value("orderd_last_completion_timestamp_seconds"), last / 1_000.0);
     // A process that has completed none yet knows the last one of those that arrived.
     let server = server.restart(|config| config.concurrency = Some(0));
     assert!(Scraped::of(&server).value("orderd_last_completion_timestamp_seconds") > 1.0);
@@ -161,12 +161,11 @@ fn changes_that_are_refused_and_open_connections_show() {
     drop(clients);
     poll_until(PATIENCE, || Scraped::of(&server).value("orderd_http_connections") < 10.0);
     assert_eq!(Scraped::of(&server).value("orderd_changes_refused_total"), 0.0);
-    let other = connection(&server.db());
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let held = Held::on(&server.db());
     let mut client = server.client();
     client.set_read_timeout(PATIENCE).unwrap();
     assert_eq!(client.ask(post(order("1"))).status, 503);
-    other.execute_batch("ROLLBACK").unwrap();
+    drop(held);
     let figures = Scraped::of(&server);
     assert_eq!(figures.value("orderd_changes_refused_total"), 1.0);
     assert_eq!(figures.value("orderd_orders_created_total"), 0.0);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::harness::{Document, Local, Operation, Serving, connection, entries, get, length_of, order, post, request, with};
+use crate::harness::{Document, Local, Operation, Serving, by_hand, entries, get, length_of, order, post, request, with};
 
 /// A server in which there is an order for every example, in this status.
 fn with_orders(document: &Document, status: &str) -> Local {
@@ -16,7 +16,7 @@ fn with_orders(document: &Document, status: &str) -> Local {
         server.post(example["value"].to_string()).expect_status(200);
     }
     let sql = format!("UPDATE orders SET status = '{status}', attempts = 5");
-    connection(&server.db()).execute_batch(&sql).unwrap();
+    by_hand(&server.db(), &sql);
     server
 }
 

@@ -11,7 +11,8 @@ use orderd::{Work, WorkError};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Local, PATIENCE, Serving, T0, connection, created, get, ids, in_status, order, poll_until, post, request,
+    Local, PATIENCE, Serving, T0, asked_by_hand, by_hand, created, get, ids, in_status, is_server, order, poll_until, post,
+    request,
 };
 
 /// A page: its ids, and the cursor behind it.
@@ -49,14 +50,13 @@ fn assorted() -> Local {
     for n in 0..40 {
         server.post(order(&format!("o-{n}")).replace("user1", &format!("u{}", n % 4))).expect_status(200);
     }
-    connection(&server.db())
-        .execute_batch(
-            "UPDATE orders SET status = 'Completed', completed_at = created_at WHERE seq % 10 IN (1, 2, 3);
-             UPDATE orders SET status = 'Failed', last_error = 'x' WHERE seq % 10 = 4;
-             UPDATE orders SET status = 'Processing', started_at = created_at WHERE seq % 10 = 5;
-             UPDATE orders SET retry_at = created_at + 1000000 WHERE seq % 10 IN (6, 7);",
-        )
-        .unwrap();
+    by_hand(
+        &server.db(),
+        "UPDATE orders SET status = 'Completed', completed_at = created_at WHERE seq % 10 IN (1, 2, 3);
+         UPDATE orders SET status = 'Failed', last_error = 'x' WHERE seq % 10 = 4;
+         UPDATE orders SET status = 'Processing', started_at = created_at WHERE seq % 10 = 5;
+         UPDATE orders SET retry_at = created_at + 1000000 WHERE seq % 10 IN (6, 7)",
+    );
     server
 }
 
@@ -70,13 +70,12 @@ fn a_record_has_every_field_to_the_letter() {
     );
     server.get("/orders/a%2Fb").expect(200, &fresh);
     server.get("/orders").expect(200, &format!(r#"{{"data":[{fresh}],"has_more":false,"next":null}}"#));
-    connection(&server.db())
-        .execute_batch(&format!(
-            "UPDATE orders SET status = 'Completed', attempts = 3, started_at = {}, completed_at = {}, last_error = 'no \"stock\"'",
-            T0 + 7,
-            T0 + 61_020
-        ))
-        .unwrap();
+    let ended = format!(
+        "UPDATE orders SET status = 'Completed', attempts = 3, started_at = {}, completed_at = {}, last_error = 'no \"stock\"'",
+        T0 + 7,
+        T0 + 61_020
+    );
+    by_hand(&server.db(), &ended);
     server.get("/orders/a%2Fb").expect(
         200,
         &format!(
@@ -110,9 +109,10 @@ fn an_amount_is_kept_and_given_back_to_the_letter() {
     let all = server.get("/orders").body;
     assert!(amounts.iter().all(|amount| all.contains(&format!(r#""total_amount":{amount},"#))), "{all}");
     assert_eq!(server.rows().into_iter().map(|row| row.total_amount).collect::<Vec<_>>(), amounts);
-    let sql = "SELECT group_concat(DISTINCT typeof(total_amount)) FROM orders";
-    let kinds: String = connection(&server.db()).query_row(sql, [], |row| row.get(0)).unwrap();
-    assert_eq!(kinds, "text");
+    // Where a column may hold whatever it is given.
+    if !is_server(&server.db()) {
+        assert_eq!(asked_by_hand(&server.db(), "SELECT DISTINCT typeof(total_amount) FROM orders"), "text");
+    }
     // Nearly the same is another amount.
     server.post(order("7").replace("100.0", "9007199254740992")).expect_error(409, "order_id_conflict");
 }
@@ -250,11 +250,8 @@ fn a_walk_sees_every_order_once_and_newest_first_while_others_arrive_and_end() {
 fn a_walk_of_one_status_misses_none_that_stays_in_it() {
     let server = assorted();
     let (first, next) = page(&server, "status=Pending&limit=4");
-    let shell = connection(&server.db());
     // Those that were shown go, and so does the one that the cursor names.
-    shell
-        .execute_batch("UPDATE orders SET status = 'Failed' WHERE seq > 31; DELETE FROM orders WHERE order_id = 'o-35'")
-        .unwrap();
+    by_hand(&server.db(), "UPDATE orders SET status = 'Failed' WHERE seq > 31; DELETE FROM orders WHERE order_id = 'o-35'");
     let (second, _) = page(&server, &format!("status=Pending&limit=100&after={}", next.unwrap()));
     let seen: BTreeSet<_> = first.iter().chain(&second).collect();
     assert_eq!(seen.len(), first.len() + second.len(), "one was seen twice");

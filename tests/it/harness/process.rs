@@ -41,7 +41,7 @@ pub fn in_clean_environment(mut command: Command, folder: &Folder) -> Command {
         command.env_remove(name);
     }
     #[cfg(feature = "postgres")]
-    if std::env::var_os(super::ON_POSTGRES).is_some() {
+    if super::by_hand::is_on_postgres() {
         command.env("ORDERD_DB", folder.db());
     }
     command.current_dir(folder.path()).stdin(Stdio::null());

@@ -62,6 +62,28 @@ fn the_successor_of_a_killed_worker_takes_its_orders_up_at_once_and_no_command_i
     assert!(!Worker::with_id(command).lives(), "its command runs on");
 }
 
+/// Its processes may still be ending when the next one starts: that has to find what they left all the same.
+#[test]
+fn whoever_is_started_where_all_was_killed_takes_the_orders_up_at_once_and_no_command_is_left() {
+    let folder = Folder::new();
+    let Some(url) = on_postgres("&lease=60s") else { return };
+    let work = "[ $ORDER_ATTEMPT -gt 1 ] || { echo $$ >pid; exec sleep 600; }";
+    let flags = ["--exec", work, "--retry-delay", "10ms"];
+    let first = Instance::start(&folder, &url, &flags);
+    first.post(order("o-0")).expect(200, &created("o-0"));
+    let command = || std::fs::read_to_string(folder.file("pid")).unwrap_or_default().trim().parse::<u32>().unwrap_or(0);
+    poll_until(MINUTE, || command() > 0);
+    first.signal("KILL");
+    let killed = Instant::now();
+    let second = Instance::start(&folder, &url, &flags);
+    second.wait_for("o-0", "Completed");
+    let took = killed.elapsed();
+    eprintln!("all killed and started again: taken over after {took:?} of a lease of 60 s");
+    assert!(took < LONG / 2, "{took:?}");
+    assert_eq!(attempts(&url), 2);
+    assert!(!Worker::with_id(command()).lives(), "its command runs on");
+}
+
 #[test]
 fn the_orders_of_an_instance_that_is_gone_are_taken_over_within_its_lease() {
     let (folder, other) = (Folder::new(), Folder::new());

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Ended, Folder, PATIENCE, Process, Serving, asking, connection, created, ids, in_status, order, orderd};
+use crate::harness::{Ended, Folder, PATIENCE, Process, Serving, asking, by_hand, created, ids, in_status, order, orderd};
 
 fn run(folder: &Folder, server: &Process, args: &[&str]) -> Ended {
     Ended::of(asking(folder, server, args))
@@ -28,9 +28,8 @@ fn a_list_is_a_table_of_the_newest_orders_and_follows_the_pages() {
     assert_eq!((none.code, none.stdout.as_str(), none.stderr.as_str()), (Some(0), "", "no such order\n"));
     server.create(ids(0..250));
     server.post(order("mine").replace("user1", "user 2&x")).expect_status(200);
-    connection(&server.db())
-        .execute_batch("UPDATE orders SET status = 'Failed', attempts = 5, last_error = 'no stock' WHERE order_id = 'o-7'")
-        .unwrap();
+    let failed = "UPDATE orders SET status = 'Failed', attempts = 5, last_error = 'no stock' WHERE order_id = 'o-7'";
+    by_hand(&server.db(), failed);
 
     let list = |args: &[&str]| shown(&run(&folder, &server, &[&["list"][..], args].concat())).to_string();
     let text = list(&["--limit", "3"]);
@@ -94,9 +93,8 @@ fn what_is_in_an_id_stays_text() {
     for id in ["\\u202eevil", "tag<script>", "\\u2028line"] {
         server.post(order(id)).expect_status(200);
     }
-    let sql = "UPDATE orders SET order_id = char(27) || '[31mred', last_error = 'a' || char(10) || 'b' || char(155) || 'c' \
-               WHERE order_id LIKE 'tag%'";
-    connection(&server.db()).execute_batch(sql).unwrap();
+    let sql = "UPDATE orders SET order_id = '\u{1b}[31mred', last_error = 'a\nb\u{9b}c' WHERE order_id LIKE 'tag%'";
+    by_hand(&server.db(), sql);
     for args in [&["list"][..], &["list", "--json"], &["show", "\u{202e}evil"], &["show", "\u{202e}evil", "--json"]] {
         let ended = run(&folder, &server, args);
         let text = shown(&ended);
@@ -140,11 +138,8 @@ fn the_status_says_what_is_going_on() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--concurrency", "0"]);
     server.create(ids(0..1_200));
-    connection(&server.db())
-        .execute_batch(
-            "UPDATE orders SET status = 'Failed', attempts = 5, last_error = char(27) || '[2Jno stock' WHERE order_id = 'o-7'",
-        )
-        .unwrap();
+    let failed = "UPDATE orders SET status = 'Failed', attempts = 5, last_error = '\u{1b}[2Jno stock' WHERE order_id = 'o-7'";
+    by_hand(&server.db(), failed);
     let ended = run(&folder, &server, &["status"]);
     let text = shown(&ended);
     let row = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));

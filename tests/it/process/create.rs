@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use crate::harness::{
-    Ended, Folder, PATIENCE, Process, Serving, Worker, asking, connection, created, ids, is_slow_run, order, poll_until,
+    Ended, Folder, Held, PATIENCE, Process, Serving, Worker, asking, created, ids, is_slow_run, order, poll_until,
 };
 
 fn fed(folder: &Folder, server: &Process, input: impl Into<Vec<u8>>) -> Ended {
@@ -136,12 +136,11 @@ fn a_server_that_can_store_nothing_for_the_moment_is_waited_for() {
     let folder = Folder::new();
     let server = Process::start(&folder, &["--concurrency", "0"]);
     // Another program holds the write lock for longer than the server waits.
-    let other = connection(&server.db());
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let held = Held::on(&server.db());
     let command = asking(&folder, &server, &["create"]);
     let creating = std::thread::spawn(move || Ended::fed(command, lines(0..100)));
     poll_until(2 * PATIENCE, || server.stderr().contains("write"));
-    other.execute_batch("COMMIT").unwrap();
+    drop(held);
     creating.join().unwrap().expect_done("100 orders: 100 created, 0 there already, 0 refused\n");
     server.stop();
 }

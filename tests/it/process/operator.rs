@@ -8,7 +8,7 @@ use std::net::TcpListener;
 
 use orderd::Address;
 
-use crate::harness::{Ended, Folder, PATIENCE, Process, Serving, asking, connection, created, ids, order, orderd, poll_until};
+use crate::harness::{Ended, Folder, PATIENCE, Process, Serving, asking, by_hand, created, ids, order, orderd, poll_until};
 
 fn run(folder: &Folder, server: &Process, args: &[&str]) -> Ended {
     Ended::of(asking(folder, server, args))
@@ -17,7 +17,7 @@ fn run(folder: &Folder, server: &Process, args: &[&str]) -> Ended {
 /// Has every order of `server` fail, as if its attempts were used up.
 fn fail_all(server: &Process) {
     let sql = "UPDATE orders SET status = 'Failed', attempts = 5, last_error = 'no stock'";
-    connection(&server.db()).execute_batch(sql).unwrap();
+    by_hand(&server.db(), sql);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use orderd::{Config, Work, WorkError};
 use serde_json::Value;
 
 use crate::harness::{
-    Folder, Local, PATIENCE, Process, Serving, connection, created, ids, in_status, order, poll_until, quick_or_slow, step,
+    Folder, Local, PATIENCE, Process, Serving, by_hand, created, ids, in_status, order, poll_until, quick_or_slow, step,
 };
 
 fn cancel(id: &str) -> String {
@@ -62,7 +62,7 @@ fn only_a_pending_order_can_be_cancelled() {
     let statuses = ["Processing", "Completed", "Failed", "Cancelled"];
     for (id, status) in ids(0..4).zip(statuses) {
         let change = format!("UPDATE orders SET status = '{status}' WHERE order_id = '{id}'");
-        connection(&server.db()).execute_batch(&change).unwrap();
+        by_hand(&server.db(), &change);
     }
     let before = server.rows();
     for id in ids(0..4) {

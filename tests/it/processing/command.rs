@@ -10,7 +10,7 @@ use orderd::Config;
 use serde_json::Value;
 
 use crate::harness::{
-    Folder, Local, PATIENCE, Process, Serving, Worker, comes_true, connection, created, ids, in_clean_environment, is_running,
+    Folder, Held, Local, PATIENCE, Process, Serving, Worker, comes_true, created, ids, in_clean_environment, is_running,
     left_out, order, poll_until, signal,
 };
 
@@ -358,12 +358,11 @@ fn a_completion_that_cannot_be_written_is_tried_again_until_it_is() {
         Process::start(&folder, &["--exec", "echo >> begun; while test -e begun && ! test -e end; do sleep 0.01; done"]);
     server.create(ids(0..3));
     poll_until(PATIENCE, || server.metrics().processing == 3);
-    let other = connection(&server.db());
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let held = Held::on(&server.db());
     fs::write(folder.file("end"), "").unwrap();
     poll_until(PATIENCE, || server.stderr().contains("writes refused"));
     assert_eq!(server.metrics().processing, 3, "{}", server.stderr());
-    other.execute_batch("ROLLBACK").unwrap();
+    drop(held);
     server.wait_until_completed(3);
     assert!(server.rows().iter().all(|row| row.attempts == 1), "{:#?}", server.rows());
     assert_eq!(fs::read_to_string(folder.file("begun")).unwrap().lines().count(), 3, "nothing is done twice for it");

@@ -5,12 +5,12 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::harness::{
-    Client, Folder, PATIENCE, Process, Serving, Worker, comes_true, connection, ids, in_clean_environment, order, orderd,
+    Client, Folder, PATIENCE, Process, Serving, Worker, asked_by_hand, comes_true, ids, in_clean_environment, order, orderd,
     poll_until,
 };
 
@@ -66,9 +66,9 @@ fn a_command_that_kills_the_parent_fails_its_order_after_its_attempts() {
         let mut child =
             again.args(flags).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
         let has_ended = comes_true(Duration::from_secs(5), || {
-            child.try_wait().unwrap().is_some() || crate::harness::rows(&folder.file("orders.db"))[0].status == "Failed"
+            child.try_wait().unwrap().is_some() || crate::harness::rows(&folder.db())[0].status == "Failed"
         });
-        let row = crate::harness::rows(&folder.file("orders.db")).remove(0);
+        let row = crate::harness::rows(&folder.db()).remove(0);
         let _ = child.kill();
         child.wait().unwrap();
         starts += 1;
@@ -88,11 +88,9 @@ fn an_attempt_that_was_cut_short_is_followed_by_the_delay() {
     poll_until(PATIENCE, || lines(&folder, "begun") == 1);
     Worker::of(&server).signal("KILL");
     poll_until(PATIENCE, || server.rows()[0].status == "Pending");
-    let retry_at = || {
-        let sql = "SELECT retry_at - (1000 * unixepoch('subsec')) FROM orders";
-        connection(&server.db()).query_row(sql, [], |row| row.get::<_, f64>(0)).unwrap()
-    };
-    assert!(retry_at() > 1_800_000.0, "{} ms", retry_at());
+    let retry_at: f64 = asked_by_hand(&server.db(), "SELECT retry_at FROM orders").parse().unwrap();
+    let waits = retry_at - 1_000.0 * UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    assert!(waits > 1_800_000.0, "{waits} ms");
     server.stop();
     assert_eq!(lines(&folder, "begun"), 1);
 }
@@ -212,11 +210,11 @@ fn a_first_start_among_orders_that_kill_every_worker_gets_through_them() {
         let mut command = orderd(&folder);
         command.args(["--listen", "127.0.0.1:0", "--exec", KILLS_ITS_WORKER, "--max-attempts", "2", "--retry-delay", "0s"]);
         let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        let all_failed = || crate::harness::rows(&folder.file("orders.db")).iter().all(|row| row.status == "Failed");
+        let all_failed = || crate::harness::rows(&folder.db()).iter().all(|row| row.status == "Failed");
         comes_true(Duration::from_secs(10), || child.try_wait().unwrap().is_some() || all_failed());
         let _ = child.kill();
         child.wait().unwrap();
         all_failed()
     });
-    assert!(done, "{starts} starts: {:?}", crate::harness::rows(&folder.file("orders.db")));
+    assert!(done, "{starts} starts: {:?}", crate::harness::rows(&folder.db()));
 }

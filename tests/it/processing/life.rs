@@ -9,7 +9,7 @@ use std::time::Duration;
 use orderd::{Clock, Foundations, Server, Work};
 
 use crate::harness::{
-    Client, Folder, Local, PATIENCE, Row, Serving, T0, comes_true, connection, created, get, ids, in_status, order, poll_until,
+    Client, Folder, Local, PATIENCE, Row, Serving, T0, by_hand, comes_true, created, get, ids, in_status, order, poll_until,
     post,
 };
 
@@ -142,9 +142,8 @@ fn a_replayed_order_is_not_processed_again() {
 fn the_counts_stay_exact_when_someone_corrects_the_rows() {
     let server = Local::idle();
     server.create(ids(0..4));
-    let shell = connection(&server.db());
     let change = |sql: &str, metrics: &str| {
-        shell.execute_batch(sql).unwrap();
+        by_hand(&server.db(), sql);
         server.get("/metrics").expect(200, metrics);
     };
     change(
@@ -183,8 +182,7 @@ fn an_order_that_someone_puts_back_is_processed_again() {
     });
     server.create(ids(0..1));
     server.wait_until_completed(1);
-    let shell = connection(&server.db());
-    shell.execute_batch("UPDATE orders SET status = 'Pending', completed_at = NULL").unwrap();
+    by_hand(&server.db(), "UPDATE orders SET status = 'Pending', completed_at = NULL");
     poll_until(PATIENCE, || server.rows()[0].status == "Completed");
     assert_eq!(server.rows()[0].attempts, 2);
 }
@@ -193,13 +191,8 @@ fn an_order_that_someone_puts_back_is_processed_again() {
 #[test]
 fn an_order_that_someone_puts_in_is_processed() {
     let server = Local::start(|config| config.processing_time = Duration::ZERO);
-    let shell = connection(&server.db());
-    let values = "('x', 'u', '[\"i\"]', '1', 'Pending', 1000)";
-    shell
-        .execute_batch(&format!(
-            "INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, created_at) VALUES {values}"
-        ))
-        .unwrap();
+    let columns = "order_id, user_id, item_ids, total_amount, status, created_at";
+    by_hand(&server.db(), &format!("INSERT INTO orders ({columns}) VALUES ('x', 'u', '[\"i\"]', '1', 'Pending', 1000)"));
     poll_until(PATIENCE, || server.status("x") == "Completed");
 }
 
@@ -208,9 +201,8 @@ fn an_order_that_someone_takes_away_while_it_is_processed_stays_away() {
     let server = Local::start(|_| {});
     server.create(ids(0..3));
     poll_until(PATIENCE, || server.metrics().processing == 3);
-    let shell = connection(&server.db());
-    shell.execute_batch("DELETE FROM orders WHERE order_id = 'o-0'").unwrap();
-    shell.execute_batch("UPDATE orders SET status = 'Completed', completed_at = created_at WHERE order_id = 'o-1'").unwrap();
+    by_hand(&server.db(), "DELETE FROM orders WHERE order_id = 'o-0'");
+    by_hand(&server.db(), "UPDATE orders SET status = 'Completed', completed_at = created_at WHERE order_id = 'o-1'");
     server.turn_until(|| server.metrics().all_completed(2));
     assert_eq!(server.status("o-0"), "");
     assert_eq!(server.rows()[0].completed_at, Some(T0 as i64), "what someone completed by hand is not completed again");
@@ -250,11 +242,7 @@ fn orders_found_in_processing_at_the_start_are_processed_anew() {
     let mut server = Local::idle();
     server.create(ids(0..3));
     server.stop();
-    let shell = connection(&server.db());
-    shell
-        .execute_batch("UPDATE orders SET status = 'Processing', attempts = 1, started_at = created_at WHERE seq < 3")
-        .unwrap();
-    drop(shell);
+    by_hand(&server.db(), "UPDATE orders SET status = 'Processing', attempts = 1, started_at = created_at WHERE seq < 3");
     let server = server.restart(|config| {
         config.concurrency = Some(10);
         config.processing_time = Duration::ZERO;
@@ -286,7 +274,7 @@ fn a_server_that_is_dropped_stops_before_it_gives_the_file_away() {
         counts.fetch_add(1, Ordering::SeqCst);
         Ok(())
     });
-    let config = orderd::Config { listen, db: folder.file("orders.db"), work, ..orderd::Config::default() };
+    let config = orderd::Config { listen, db: folder.db(), work, ..orderd::Config::default() };
     for n in 1..=3 {
         let server = Server::start(&config).unwrap();
         let address = server.address().unwrap().clone();
@@ -303,7 +291,7 @@ fn a_server_that_is_dropped_stops_before_it_gives_the_file_away() {
 fn a_server_that_does_not_start_leaves_nothing_running() {
     let folder = Folder::new();
     let listen = orderd::Listen::Tcp("127.0.0.1:0".into());
-    let config = orderd::Config { listen, db: folder.file("orders.db"), ..orderd::Config::default() };
+    let config = orderd::Config { listen, db: folder.db(), ..orderd::Config::default() };
     let foundations = Foundations::new(&config).unwrap();
     // What is no database before is refused without a lock file beside it.
     std::fs::write(&config.db, "notes").unwrap();

@@ -8,8 +8,8 @@ use std::time::Duration;
 use orderd::{Config, Order, Work, WorkError};
 
 use crate::harness::{
-    Local, PATIENCE, Serving, T0, comes_true, connection, created, ids, in_status, order, poll_until, quick_or_slow, request,
-    step,
+    Local, PATIENCE, Serving, T0, asked_by_hand, by_hand, comes_true, created, ids, in_status, order, poll_until,
+    quick_or_slow, request, step,
 };
 
 /// A server on whose orders the first attempts fail, so many as `failures` says for each.
@@ -30,11 +30,10 @@ fn retry(id: &str) -> String {
 /// `(attempts, retry_at)` of an order once it waits to be tried again.
 #[track_caller]
 fn waiting(server: &Local, id: &str, attempts: i64) -> i64 {
-    let connection = connection(&server.db());
+    let which = format!("order_id = '{id}' AND attempts = {attempts} AND status = 'Pending' AND retry_at > 0");
     let mut retry_at = 0;
     poll_until(PATIENCE, || {
-        let sql = "SELECT retry_at FROM orders WHERE order_id = ?1 AND attempts = ?2 AND status = 'Pending' AND retry_at > 0";
-        retry_at = connection.query_row(sql, (id, attempts), |row| row.get(0)).unwrap_or(0);
+        retry_at = asked_by_hand(&server.db(), &format!("SELECT retry_at FROM orders WHERE {which}")).parse().unwrap_or(0);
         retry_at > 0
     });
     retry_at
@@ -252,9 +251,8 @@ fn an_order_is_revived_whatever_its_id_and_whatever_the_body() {
     let id = "a/b ä?#%";
     let in_path = "a%2Fb%20%C3%A4%3F%23%25";
     server.post(order(id)).expect(200, &created(id));
-    let shell = connection(&server.db());
     for body in ["", "{}", "no JSON at all"] {
-        shell.execute_batch("UPDATE orders SET status = 'Failed', attempts = 1").unwrap();
+        by_hand(&server.db(), "UPDATE orders SET status = 'Failed', attempts = 1");
         let length = format!("Content-Length: {}", body.len());
         let answer = server.ask(request("POST", &format!("/orders/{in_path}/retry"), &[&length], body));
         assert_eq!(answer.expect_status(200).json()["order_id"], id, "{}", answer.exchange());

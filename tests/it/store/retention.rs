@@ -1,23 +1,23 @@
 //! Finished orders that have been kept for long enough are deleted: beside the work with `--keep`, or once by `orderd prune`.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use crate::harness::{Ended, Folder, Local, PATIENCE, Process, Serving, connection, created, order, orderd, poll_until};
+use crate::harness::{Ended, Folder, Local, PATIENCE, Process, Serving, by_hand, created, order, orderd, poll_until};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Puts so many orders into the database that ended `ago_ms` before now, every fourth of them `Failed`, and one that is `Pending`.
 fn put_old_orders(server_or_file: &std::path::Path, orders: usize, ago_ms: i64) {
-    connection(server_or_file)
-        .execute_batch(&format!(
-            "INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, created_at, started_at, completed_at)
-             WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {orders}),
-             t(t) AS (SELECT unixepoch() * 1000 - {ago_ms})
-             SELECT 'old-' || n, 'u', '[\"i\"]', '1', iif(n % 4, 'Completed', 'Failed'), t - 7, t, iif(n % 4, t, NULL) FROM n, t;
-             INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, created_at)
-             VALUES ('pending', 'u', '[\"i\"]', '1', 'Pending', 0)"
-        ))
-        .unwrap();
+    let ended = UNIX_EPOCH.elapsed().unwrap().as_millis() as i64 - ago_ms;
+    let sql = format!(
+        "INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, created_at, started_at, completed_at)
+         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {orders})
+         SELECT 'old-' || n, 'u', '[\"i\"]', '1', CASE WHEN n % 4 > 0 THEN 'Completed' ELSE 'Failed' END, {ended} - 7, {ended},
+           CASE WHEN n % 4 > 0 THEN {ended} END FROM n;
+         INSERT INTO orders (order_id, user_id, item_ids, total_amount, status, created_at)
+         VALUES ('pending', 'u', '[\"i\"]', '1', 'Pending', 0)"
+    );
+    by_hand(server_or_file, &sql);
 }
 
 #[test]
