@@ -228,7 +228,7 @@ impl Server {
         // Without them there is worse to be said, by whoever reads next.
         let counts = running.store.counts().unwrap_or_default();
         log::info!(
-            version = env!("CARGO_PKG_VERSION"), address:% = self, db:% = running.lock.place(),
+            version = env!("CARGO_PKG_VERSION"), address:% = self, db:% = running.lock,
             orders = counts.total(), pending = counts.pending, failed = counts.failed, processing;
             "serving"
         );

@@ -3,6 +3,7 @@
 //! Either is a lock on a file of this machine, so a parent passes it on to its child in the same way. Whose orders they are on a
 //! server is decided there, by leases.
 
+use std::fmt;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -59,11 +60,6 @@ impl Lock {
         Ok(self)
     }
 
-    /// Where the orders are, as the log calls it: without a password.
-    pub fn place(&self) -> String {
-        self.server.as_ref().map_or_else(|| self.held.place(), |server| server.name().into())
-    }
-
     /// Whether it is a node's, whose orders others take over when its lease has ended.
     pub(crate) fn is_of_node(&self) -> bool {
         self.server.is_some()
@@ -71,6 +67,16 @@ impl Lock {
 
     pub(super) fn server(&self) -> Option<&Arc<postgres::Server>> {
         self.server.as_ref()
+    }
+}
+
+/// What is locked, as people name it.
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.server {
+            Some(server) => server.name.fmt(f),
+            None => self.held.fmt(f),
+        }
     }
 }
 

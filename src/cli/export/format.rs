@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 
 /// Orders by their status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+#[serde(rename_all = "PascalCase")]
 pub struct Numbers {
     pending: u64,
     processing: u64,
@@ -90,23 +90,17 @@ fn line(of: &impl Serialize) -> String {
 /// In words, why that is no export which this program can read.
 pub fn read_first(line: &[u8]) -> Result<Numbers, String> {
     let none = || "it is not the first line of an export, as orderd export writes it".to_string();
-    /// What any version has.
-    #[derive(Deserialize)]
-    struct Any {
-        format: String,
-        version: u32,
-    }
-    let any: Any = serde_json::from_slice(line).map_err(|_| none())?;
-    if any.format != FORMAT {
+    let first: First = serde_json::from_slice(line).map_err(|_| none())?;
+    if first.format != FORMAT {
         return Err(none());
     }
-    if any.version > VERSION {
+    if first.version > VERSION {
         return Err(format!(
             "a newer orderd has written this (format {}, this program knows {VERSION}); install that version",
-            any.version
+            first.version
         ));
     }
-    serde_json::from_slice::<First>(line).ok().and_then(|first| first.orders).ok_or_else(none)
+    first.orders.ok_or_else(none)
 }
 
 /// Reads the last line, if it is one: how many orders were written.

@@ -36,7 +36,7 @@ pub(in crate::store) struct Server {
     /// The schema that holds our tables.
     pub(super) schema: String,
     /// What it is called in the log, without the password.
-    pub(super) name: String,
+    pub(in crate::store) name: String,
     /// How long an instance may be silent.
     pub(super) lease: Duration,
     /// Whether the URL itself has a password.
@@ -106,11 +106,6 @@ impl Server {
         }
         let name = name(&config);
         Ok(Server { config, tls, schema, name, lease, has_password_in_url })
-    }
-
-    /// What it is called in the log.
-    pub(in crate::store) fn name(&self) -> &str {
-        &self.name
     }
 
     /// How long a read may take: three in a row must not outlast the time between the end of our own work and that of the lease.

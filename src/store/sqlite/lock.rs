@@ -5,6 +5,7 @@
 //! did neither creates another one nor opens what has been put in its place. Whoever takes the lock anew begins with a clean
 //! slate.
 
+use std::fmt;
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -74,11 +75,6 @@ impl Lock {
         &self.database
     }
 
-    /// The same for the log.
-    pub fn place(&self) -> String {
-        self.database.display().to_string()
-    }
-
     /// The locked file. Whoever holds a duplicate of its descriptor holds the lock too.
     pub fn file(&self) -> &File {
         &self.file
@@ -107,6 +103,13 @@ impl Lock {
         let record = format!("{device:>half$} {inode:>half$}\n");
         // Fails only where the disk is full and there has been no record yet. There the successor has to take what it finds.
         let _ = self.file.write_all_at(record.as_bytes(), 0);
+    }
+}
+
+/// What is locked.
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.database.display().fmt(f)
     }
 }
 

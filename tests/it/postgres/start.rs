@@ -67,4 +67,5 @@ fn a_url_may_be_in_a_file_and_its_password_is_never_logged() {
     let server = Instance::spawn(command, &folder, &url);
     server.post(order("o-0")).expect(200, &created("o-0"));
     assert!(!server.stderr().contains("geheim"), "{}", server.stderr());
+    assert!(server.stderr().contains(" db=postgres://"), "the log says where the orders are: {}", server.stderr());
 }
