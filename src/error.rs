@@ -93,6 +93,10 @@ pub enum Error {
     /// The connection was lost in the middle of a change, which may or may not be stored. Asking again is safe.
     #[cfg(feature = "postgres")]
     Unknown(String),
+    /// The server has given a change up, as another program's got in its way or a lock took too long. Rolled back; trying again makes
+    /// sense.
+    #[cfg(feature = "postgres")]
+    Held(String),
     /// Anything else that the database reports. Rolled back.
     Database(Box<dyn std::error::Error + Send + Sync>),
     /// A thread cannot be started.
@@ -120,6 +124,10 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later without anybody ending this process.
     pub fn is_transient(&self) -> bool {
+        #[cfg(feature = "postgres")]
+        if let Error::Held(_) = self {
+            return true;
+        }
         self.is_away() || matches!(self, Error::DiskFull | Error::Unwritable(_) | Error::Busy)
     }
 
@@ -156,7 +164,7 @@ impl Error {
             Error::DiskFull | Error::Unwritable(_) | Error::Busy | Error::Broken(_) | Error::Database(_) => 1,
             Error::Thread(_) | Error::Worker(_) => 1,
             #[cfg(feature = "postgres")]
-            Error::Offline(_) | Error::Unknown(_) => 1,
+            Error::Offline(_) | Error::Unknown(_) | Error::Held(_) => 1,
             Error::Reported { exit_status } => *exit_status,
         }
     }
@@ -229,6 +237,8 @@ impl fmt::Display for Error {
                  of the sqlite3 shell"
             ),
             Error::DiskFull => f.write_str("the disk is full"),
+            #[cfg(feature = "postgres")]
+            Error::Held(what) => write!(f, "another program holds up the database: {what}"),
             Error::Busy => f.write_str("another program holds the database's write lock"),
             Error::Broken(what) => write!(f, "the database can no longer be written safely: {what}"),
             Error::Database(source) => write!(f, "database: {source}"),

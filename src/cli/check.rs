@@ -84,7 +84,11 @@ pub fn is_there_or_a_server(db: &Path) -> Result<(), Error> {
 #[cfg(feature = "postgres")]
 pub fn is_a_file(db: &Path) -> Result<(), Error> {
     if crate::store::is_server(db) {
-        return Err(Error::Usage("this is for a file; a PostgreSQL server has tools of its own, such as pg_dump".into()));
+        return Err(Error::Usage(
+            "this is for a file; with PostgreSQL pg_dump and pg_basebackup make backups, pg_restore goes back to one, and pg_amcheck \
+             looks for damage: see docs/scaling.md"
+                .into(),
+        ));
     }
     Ok(())
 }

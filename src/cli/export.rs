@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use self::format::Numbers;
 use super::arguments::Given;
 use super::progress::{self, Progress};
-use super::table::{Flag, PLACE, Subcommand};
+use super::table::{Flag, Subcommand};
 use super::{check, print};
 use crate::config::Config;
 use crate::error::Error;
@@ -31,7 +31,7 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
            disk. While a server runs, what it changes afterwards is missing: to move orders, stop it first.",
     words: 0..=0,
     flags: &[Flag { name: "output", value: "FILE", help: "a new file in place of standard output" }],
-    settings: Some(PLACE),
+    settings: Some(&["db"]),
     run,
 };
 

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, channel};
 use self::input::Input;
 use super::arguments::Given;
 use super::progress::{self, Progress};
-use super::table::{PLACE, Subcommand};
+use super::table::Subcommand;
 use super::{lock, print};
 use crate::OrderId;
 use crate::config::Config;
@@ -32,7 +32,7 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
            the same input is given again. The exit status is 0 only when all that was exported is there.",
     words: 0..=1,
     flags: &[],
-    settings: Some(PLACE),
+    settings: Some(&["db"]),
     run,
 };
 

@@ -1,6 +1,7 @@
 //! `orderd prune`: deletes finished orders that ended long ago, while no server runs. A running one does the same with `--keep`.
 //!
-//! It owns the database meanwhile, as a server would, so the two can't be at it together.
+//! It owns the file meanwhile, as a server would, so the two can't be at it together. On PostgreSQL it is one more instance, beside
+//! those that run, and works on no order.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ pub const SUBCOMMAND: Subcommand = Subcommand {
     name: "prune",
     usage: "--older-than D [--status S]",
     summary: "delete finished orders, while no server runs",
-    more: "A running server does the same with --keep. Ids are free then, and the room of the orders is used again; the file does not shrink.",
+    more: "A running server does the same with --keep. Ids are free then, and the room of the orders is used again; a file does not shrink. On PostgreSQL it may be run beside servers.",
     words: 0..=0,
     flags: &[
         Flag { name: "older-than", value: "D", help: "only those that ended longer ago: 12h, 90d" },
@@ -59,10 +60,8 @@ fn prune(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(
         deleted += pruned.map_err(|e| Error::Database(e.to_string().into()))?;
     }
     store.close();
-    print(&format!(
-        "{deleted} {} deleted; their room in the file is used again\n",
-        if deleted == 1 { "order" } else { "orders" }
-    ));
+    let orders = if deleted == 1 { "order" } else { "orders" };
+    print(&format!("{deleted} {orders} deleted; their room is used again\n"));
     Ok(())
 }
 

@@ -67,9 +67,6 @@ pub const SUBCOMMANDS: &[&Subcommand] = &[
 /// The settings that tell where the running server is, and who may ask it.
 pub const SERVER: Option<&[&str]> = Some(&["listen", "token-file"]);
 
-/// The settings that tell where orders are kept, a server too.
-pub const PLACE: &[&str] = if cfg!(feature = "postgres") { &["db", "db-file"] } else { &["db"] };
-
 /// The flag of those that list.
 pub const JSON: Flag = Flag { name: "json", value: "", help: "for programs: as JSON" };
 
@@ -84,10 +81,11 @@ impl Subcommand {
         self.settings == SERVER
     }
 
-    /// The settings that concern it.
+    /// The settings that concern it. Whoever is told of a database may be told by a file.
     pub fn settings(&self) -> impl Iterator<Item = &'static Setting> {
         let concern = self.settings;
-        SETTINGS.iter().filter(move |setting| concern.is_none_or(|names| names.contains(&setting.flag)))
+        let flag_of = |setting: &Setting| if setting.flag == "db-file" { "db" } else { setting.flag };
+        SETTINGS.iter().filter(move |setting| concern.is_none_or(|names| names.contains(&flag_of(setting))))
     }
 
     /// Whether it has a flag of this name.

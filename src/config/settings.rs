@@ -56,7 +56,10 @@ pub const SETTINGS: &[Setting] = &[
         flag: "db",
         value: "FILE",
         default: "orders.db",
+        #[cfg(not(feature = "postgres"))]
         help: "the database, made if absent",
+        #[cfg(feature = "postgres")]
+        help: "the database, made if absent; or postgres://…",
         set: |config, text| match text {
             "" => Err("name a file, such as orders.db".into()),
             path => {
@@ -187,8 +190,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "a file with what --db would say",
         set: |config, file| {
             let text = std::fs::read_to_string(file).map_err(|e| format!("it can't be read: {e}"))?;
-            config.db = text.trim().into();
-            Ok(())
+            match text.trim() {
+                "" => Err("it is empty; write into it what --db would say".into()),
+                db => {
+                    config.db = db.into();
+                    Ok(())
+                }
+            }
         },
     },
 ];

@@ -344,7 +344,7 @@ impl State {
         }
         let mut has_room = true;
         for order in claimed {
-            if !has_room {
+            if !has_room || self.tenure.holder() != self.asked_as {
                 // What stands in the way of one does in that of the next, and to learn it may take long.
                 self.unfinished.push(order);
             } else if let Err(why) = self.begin_task(order) {

@@ -63,7 +63,7 @@ pub(super) fn server(url: &Path) -> Result<Arc<Server>, Error> {
 /// Locks a node of this machine for a server.
 ///
 /// # Errors
-/// [`Error::Unusable`].
+/// [`Error::Usage`].
 pub(super) fn node(server: &Server) -> Result<(PathBuf, File), Error> {
     node::acquire(server)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "postgres")]
 #[path = "../../tests/it/harness/cluster.rs"]
+#[allow(dead_code, reason = "the tests of the whole, whose it is, harm servers of their own")]
 pub(super) mod cluster;
 #[cfg(feature = "postgres")]
 #[allow(dead_code, reason = "the other target uses the rest")]

@@ -3,13 +3,15 @@
 //! Its rooms: `browser` a real one, `by_hand` what a person changes, `requests` what is sent and expected, `client` a connection, `sockets` connections of a special kind, `conversation`
 //! pipelines of all kinds, `document` what `openapi.json` says of an answer, `local` a server in this process, `process` the
 //! binary as a process, `cluster` a PostgreSQL and `proxy` what stands before it, `worker` the process that serves, `load` well-behaved clients, `readers` slow ones, `scrape` what a
-//! collector of metrics is told, `slow` which tests a quick run leaves out. Everything cleans up behind itself when it is dropped,
+//! collector of metrics is told, `slow` which tests a quick run leaves out, `small_disk`
+//! one that can be filled. Everything cleans up behind itself when it is dropped,
 //! also when a test fails.
 
 mod browser;
 mod by_hand;
 mod client;
 #[cfg(feature = "postgres")]
+#[allow(dead_code, reason = "the unit tests and the benchmarks, which share this file, use the rest of it")]
 mod cluster;
 mod conversation;
 mod document;
@@ -22,6 +24,8 @@ mod readers;
 mod requests;
 mod scrape;
 mod slow;
+#[cfg(feature = "postgres")]
+mod small_disk;
 mod sockets;
 mod worker;
 
@@ -36,7 +40,7 @@ pub use browser::{Browser, policy_hash};
 pub use by_hand::{Held, OF_A_FILE, asked_by_hand, by_hand, connection, is_server, put_large_order, put_large_orders};
 pub use client::{Answer, Client};
 #[cfg(feature = "postgres")]
-pub use cluster::{Cluster, cluster};
+pub use cluster::{Cluster, Kind, cluster};
 pub use conversation::Conversation;
 pub use document::{Document, Operation, entries};
 pub use load::beside;
@@ -51,6 +55,8 @@ pub use requests::{
 };
 pub use scrape::Scraped;
 pub use slow::{is_slow_run, left_out, quick_or_slow};
+#[cfg(feature = "postgres")]
+pub use small_disk::SmallDisk;
 pub use sockets::{connect_from, connect_from_afar, enough_descriptors, host, raw, resets_when_closed, tcp_address};
 pub use worker::{Worker, most_memory_during};
 

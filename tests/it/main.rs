@@ -68,15 +68,22 @@ mod server {
 #[cfg(feature = "postgres")]
 mod postgres {
     mod deadline;
+    mod disks;
+    mod hangs;
     mod instance;
     mod ledger;
+    mod load;
     mod moving;
     mod outages;
     mod seen;
+    mod standby;
     mod start;
     mod takeover;
+    mod tls;
+    mod tools;
 
     use instance::{Instance, MINUTE, Over, assert_books, assert_books_on, on_postgres, schema_of};
+    use load::under_load;
 }
 
 mod process {

@@ -105,7 +105,7 @@ impl Writer {
                     let parts = plan.parts;
                     return self.answer(batch, &parts, rows, now_ms);
                 }
-                Err(Error::Busy) if tries < TRIES && begun.elapsed() < TRY_NO_LONGER => {
+                Err(Error::Held(_)) if tries < TRIES && begun.elapsed() < TRY_NO_LONGER => {
                     tries += 1;
                     std::thread::sleep(jittered(TRY_AGAIN));
                 }

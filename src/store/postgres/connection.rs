@@ -31,6 +31,9 @@ const LOCK_TIMEOUT: &str = "5s";
 pub(super) const WRITE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long we wait for what is done once, at the start.
 pub(super) const MIGRATION_PATIENCE: Duration = Duration::from_secs(600);
+/// How long a server may take to let us in, all of its hosts together: at the start, and later, when somebody waits for it.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause after a connection that could not be made, the first and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -78,6 +81,10 @@ impl Connection {
     /// # Errors
     /// [`Error::Usage`] when the server does not let us in as we are; [`Error::Offline`] when it can't be reached.
     pub(super) fn open(server: &Server) -> Result<Connection, Error> {
+        Connection::open_within(server, START_PATIENCE)
+    }
+
+    fn open_within(server: &Server, patience: Duration) -> Result<Connection, Error> {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| Error::Offline(e.to_string()))?;
         let connecting = async {
             let (client, session) = server.config.connect(server.tls.clone()).await?;
@@ -94,12 +101,14 @@ impl Connection {
             }
             Ok(client)
         };
-        let patience = server.config.get_connect_timeout().copied().unwrap_or(WRITE_PATIENCE) * 2;
-        match runtime.block_on(async { tokio::time::timeout(patience, connecting).await }) {
-            Ok(Ok(client)) => Ok(Connection { client, statements: HashMap::new(), runtime }),
-            Ok(Err(e)) => Err(not_let_in(server, &e)),
-            Err(_) => Err(Error::Offline(format!("{} does not answer", server.name))),
-        }
+        let error = match runtime.block_on(async { tokio::time::timeout(patience, connecting).await }) {
+            Ok(Ok(client)) => return Ok(Connection { client, statements: HashMap::new(), runtime }),
+            Ok(Err(e)) => not_let_in(server, &e),
+            Err(_) => Error::Offline(format!("{} does not answer", server.name)),
+        };
+        // The system may still be looking a name up.
+        runtime.shutdown_background();
+        Err(error)
     }
 
     /// Runs one statement of ours, or several, without parameters.
@@ -107,7 +116,7 @@ impl Connection {
     /// # Errors
     /// What became of it.
     pub(super) fn execute(&mut self, sql: &str, patience: Duration) -> Result<(), Error> {
-        wait(&self.runtime, patience, self.client.batch_execute(sql))
+        wait(&self.runtime, Instant::now() + patience, self.client.batch_execute(sql))
     }
 
     /// The one value of a query, as text.
@@ -115,7 +124,7 @@ impl Connection {
     /// # Errors
     /// What became of it.
     pub(super) fn text(&mut self, sql: &str) -> Result<Option<String>, Error> {
-        let rows = wait(&self.runtime, WRITE_PATIENCE, self.client.simple_query(sql))?;
+        let rows = wait(&self.runtime, Instant::now() + WRITE_PATIENCE, self.client.simple_query(sql))?;
         Ok(rows.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
             _ => None,
@@ -127,11 +136,15 @@ impl Connection {
     /// # Errors
     /// The first that was refused; then all of them are. After [`Error::Unknown`] nobody knows.
     pub(super) fn transaction(&mut self, calls: &[Call<'_>], patience: Duration) -> Result<Vec<Vec<Row>>, Error> {
+        self.transaction_until(calls, Instant::now() + patience)
+    }
+
+    fn transaction_until(&mut self, calls: &[Call<'_>], until: Instant) -> Result<Vec<Vec<Row>>, Error> {
         for call in calls {
             if !self.statements.contains_key(&call.sql) {
                 #[cfg(test)]
                 assert!(super::sql::all().contains(&call.sql), "not in the list of statements: {:?}", call.sql);
-                let statement = wait(&self.runtime, patience, self.client.prepare(call.sql.text())).map_err(not_yet_sent)?;
+                let statement = wait(&self.runtime, until, self.client.prepare(call.sql.text())).map_err(not_yet_sent)?;
                 self.statements.insert(call.sql.clone(), statement);
             }
         }
@@ -140,7 +153,7 @@ impl Connection {
             prepared.push((&self.statements[&call.sql], call.parameters.iter().map(|p| &**p as &(dyn ToSql + Sync)).collect()));
         }
         if let [(statement, parameters)] = &prepared[..] {
-            return wait(&self.runtime, patience, self.client.query(*statement, parameters)).map(|rows| vec![rows]);
+            return wait(&self.runtime, until, self.client.query(*statement, parameters)).map(|rows| vec![rows]);
         }
         type Step<'s> = Pin<Box<dyn Future<Output = Result<Vec<Row>, tokio_postgres::Error>> + 's>>;
         let plain = |sql: &'static str| -> Step<'_> {
@@ -153,7 +166,7 @@ impl Connection {
         }
         steps.push(plain("COMMIT"));
         // Polled in this order, so sent in this order; after an error the server refuses the rest and rolls back.
-        let outcomes = wait(&self.runtime, patience, async { Ok(join_all(steps).await) })?;
+        let outcomes = wait(&self.runtime, until, async { Ok(join_all(steps).await) })?;
         let mut rows = outcomes.into_iter().collect::<Result<Vec<_>, _>>().map_err(|e| sorted(&e))?;
         rows.pop();
         rows.remove(0);
@@ -171,12 +184,12 @@ impl Connection {
 /// Waits for an answer, but not for ever.
 fn wait<T>(
     runtime: &Runtime,
-    patience: Duration,
+    until: Instant,
     answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Error> {
-    match runtime.block_on(async { tokio::time::timeout(patience, answer).await }) {
+    match runtime.block_on(async { tokio::time::timeout_at(until.into(), answer).await }) {
         Ok(answer) => answer.map_err(|e| sorted(&e)),
-        Err(_) => Err(Error::Unknown(format!("PostgreSQL gave no answer within {patience:?}"))),
+        Err(_) => Err(Error::Unknown("PostgreSQL gave no answer in time".into())),
     }
 }
 
@@ -201,7 +214,7 @@ fn sorted(e: &tokio_postgres::Error) -> Error {
         ]
         .contains(code) =>
         {
-            Error::Busy
+            Error::Held(said.message().into())
         }
         code => Error::Database(format!("{} ({})", said.message(), code.code()).into()),
     }
@@ -228,7 +241,8 @@ fn not_let_in(server: &Server, e: &tokio_postgres::Error) -> Error {
     }
     if text.contains("certificate") {
         return Error::Usage(format!(
-            "{text}; its certificate must name the host as a subjectAltName and be signed by a root of sslrootcert="
+            "{text}; a certificate must be valid now, be signed by a root of sslrootcert=, and name the host as a subjectAltName: \
+             its common name does not count"
         ));
     }
     if text.contains("password missing") {
@@ -276,7 +290,7 @@ impl Line {
     ///
     /// # Errors
     /// [`Error::Offline`] when there is none to be had now.
-    pub(super) fn connection(&mut self) -> Result<&mut Connection, Error> {
+    fn connection(&mut self, patience: Duration) -> Result<&mut Connection, Error> {
         if self.is_closed {
             return Err(Error::Database("the store is closed".into()));
         }
@@ -285,7 +299,7 @@ impl Line {
             if self.not_before.is_some_and(|at| Instant::now() < at) {
                 return Err(Error::Offline(self.why.clone()));
             }
-            match Connection::open(&self.server) {
+            match Connection::open_within(&self.server, patience.min(RECONNECT_PATIENCE)) {
                 Ok(connection) => {
                     self.connection = Some(connection);
                     self.pause = PAUSE.0;
@@ -302,12 +316,13 @@ impl Line {
         self.connection.as_mut().ok_or_else(|| Error::Offline(self.why.clone()))
     }
 
-    /// Runs statements as one transaction. A connection that fails at it is given up.
+    /// Runs statements as one transaction, within so much time, connecting included. A connection that fails at it is given up.
     ///
     /// # Errors
     /// As [`Connection::transaction`]; [`Error::Offline`] with nothing sent.
     pub(super) fn transaction(&mut self, calls: &[Call<'_>], patience: Duration) -> Result<Vec<Vec<Row>>, Error> {
-        let outcome = self.connection()?.transaction(calls, patience);
+        let until = Instant::now() + patience;
+        let outcome = self.connection(patience)?.transaction_until(calls, until);
         match &outcome {
             Err(Error::Unknown(_) | Error::Offline(_)) => self.connection = None,
             // Whatever has become of the tables, the next time is another.

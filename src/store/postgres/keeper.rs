@@ -156,8 +156,8 @@ impl Worker {
         let _ = self.line.transaction(&[Call::new(sql::LEAVE, vec![Box::new(id)])], CLOSE_PATIENCE / 2);
     }
 
-    /// A beat that takes longer is of no use.
+    /// A beat that takes longer is of no use, nor one that any other change would not wait for.
     fn patience(&self) -> Duration {
-        self.server.lease / BEATS
+        (self.server.lease / BEATS).min(WRITE_PATIENCE)
     }
 }

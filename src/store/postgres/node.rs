@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// killed a moment ago a process may still be ending, and who took another node meanwhile would not find the commands that it left.
 ///
 /// # Errors
-/// [`Error::Unusable`] when there can't be one.
+/// [`Error::Usage`] when there can't be one.
 pub(super) fn acquire(server: &Server) -> Result<(PathBuf, File), Error> {
     let folder = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].iter().find_map(std::env::var_os);
     let folder = folder.map(PathBuf::from).filter(|folder| folder.is_dir()).unwrap_or_else(std::env::temp_dir);
@@ -44,14 +44,18 @@ pub(super) fn acquire(server: &Server) -> Result<(PathBuf, File), Error> {
         }
         std::thread::sleep(PATIENCE / 50);
     }
-    let full = || Error::Unusable { file: folder, source: io::Error::other(format!("{MOST} instances run on this machine")) };
+    let full =
+        || Error::Usage(format!("{MOST} instances of this database run on this machine already, by {}", folder.display()));
     first_free(nodes.iter())?.ok_or_else(full)
 }
 
 /// The first of these that nobody has locked, locked and named.
 fn first_free<'a>(nodes: impl Iterator<Item = &'a PathBuf>) -> Result<Option<(PathBuf, File)>, Error> {
     for path in nodes {
-        let unusable = |source| Error::Unusable { file: path.clone(), source };
+        let unusable = |e: io::Error| {
+            let folder = "name a folder of your own in XDG_RUNTIME_DIR";
+            Error::Usage(format!("cannot open {}, which marks this machine's instance: {e}; {folder}", path.display()))
+        };
         let file = open(path).map_err(unusable)?;
         match file.try_lock() {
             // Its last owner may have removed it since it was opened.
@@ -94,7 +98,7 @@ fn open(path: &Path) -> io::Result<File> {
         options.read(true).write(true).create(true).truncate(false).mode(OWNER_ONLY).custom_flags(O_NOFOLLOW).open(path)?;
     let found = file.metadata()?;
     if found.uid() != Uid::effective().as_raw() || !found.is_file() {
-        return Err(io::Error::other("it is another's; remove it, or name a folder of your own in XDG_RUNTIME_DIR"));
+        return Err(io::Error::other("it is another's"));
     }
     file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
     Ok(file)

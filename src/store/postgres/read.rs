@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
@@ -64,9 +64,12 @@ impl View<'_> {
     pub(super) fn rows(&self, sql: Sql, parameters: Vec<Parameter<'_>>) -> Result<Vec<Row>, Error> {
         let call = [Call::new(sql, parameters)];
         let mut line = self.line.borrow_mut();
-        let outcome = match line.transaction(&call, self.readers.patience) {
+        let (begun, patience) = (Instant::now(), self.readers.patience);
+        let outcome = match line.transaction(&call, patience) {
             // Not where it was too slow: whoever waits has waited long enough.
-            Err(Error::Unknown(why)) if !why.contains("no answer") => line.transaction(&call, self.readers.patience),
+            Err(Error::Unknown(_)) if begun.elapsed() < patience => {
+                line.transaction(&call, patience.saturating_sub(begun.elapsed()))
+            }
             outcome => outcome,
         };
         outcome.map(|mut rows| rows.pop().unwrap_or_default())

@@ -18,10 +18,12 @@ use crate::error::Error;
 /// How long an instance may be silent before its orders are taken over, and the bounds of that.
 const LEASE: Duration = Duration::from_secs(30);
 const LEASES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
-/// What a read may take whatever the lease is.
+/// What a read may take whatever the lease is, at the least and at the most.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(300);
-/// How long a server may take to let us in.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(15);
+/// How long each address of each host may be silent before the next one is tried. Of several hosts the first may be gone with its
+/// machine, and somebody waits meanwhile.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// A connection over which nothing comes is asked after this, as often again, and given up then.
 const KEEPALIVE: (Duration, u32) = (Duration::from_secs(5), 2);
 
@@ -75,6 +77,11 @@ impl Server {
         if config.get_hosts().is_empty() {
             config.host("localhost");
         }
+        if config.get_ports().len() > 1 && config.get_ports().len() != config.get_hosts().len() {
+            return Err(usage(
+                "there are several ports, and not one for each host; write postgres://user@one:5432,two:5433/name",
+            ));
+        }
         let schema = schema.unwrap_or_else(|| "orderd".into());
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if !schema.starts_with(|c: char| c.is_ascii_lowercase()) || !schema.chars().all(is_plain) || schema.len() > 63 {
@@ -103,7 +110,7 @@ impl Server {
 
     /// How long a read may take: three in a row must not outlast the time between the end of our own work and that of the lease.
     pub(super) fn read_patience(&self) -> Duration {
-        (self.lease / 10).max(SHORTEST_PATIENCE)
+        (self.lease / 10).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
     }
 }
 
@@ -216,6 +223,7 @@ mod tests {
             "postgres://u:geheim@localhost/n?geheim=1",
             "postgres://u:geheim@h/n?sslrootcert=/no/such/file",
             "postgres://u:geheim@h/n?sslrootcert=%zz",
+            "postgres://u:geheim@/n?host=/a,/b&port=1,2",
         ] {
             let text = refused(url);
             assert!(text.starts_with("--db: ") && !text.contains("geheim"), "{text}");

@@ -1,53 +1,10 @@
 //! The server goes away in the middle of everything, and comes back: nothing acknowledged is lost, nothing is stored twice, and nobody
 //! has to do anything.
 
-use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Instance, MINUTE, Over, assert_books, assert_books_on, on_postgres, schema_of};
-use crate::harness::{Client, Cluster, Folder, Serving, cluster, order, poll_until, post, quick_or_slow, signal};
-
-const CLIENTS: usize = 8;
-
-/// Clients send orders until `deed` is done, each again under its id until it is acknowledged. Gives the acknowledged.
-fn under_load(instance: &Instance, deed: impl FnOnce()) -> (HashSet<String>, usize) {
-    let (sent, refused, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-    let acknowledged = Mutex::new(HashSet::new());
-    std::thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| {
-                let mut client = None::<Client>;
-                while !over.load(Ordering::Relaxed) {
-                    let id = format!("o-{}", sent.fetch_add(1, Ordering::Relaxed));
-                    loop {
-                        let answer = match &mut client {
-                            Some(client) => client.try_ask(post(order(&id))),
-                            None => {
-                                Client::connect(instance.address()).and_then(|new| client.insert(new).try_ask(post(order(&id))))
-                            }
-                        };
-                        match answer {
-                            Ok(answer) if answer.status == 200 => break,
-                            Ok(answer) => {
-                                answer.expect_error(503, "storage_unavailable");
-                                refused.fetch_add(1, Ordering::Relaxed);
-                            }
-                            Err(_) => client = None,
-                        }
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                    acknowledged.lock().unwrap().insert(id);
-                }
-            });
-        }
-        // Also when a check fails: they are waited for.
-        let _over = Over(&over);
-        deed();
-    });
-    (acknowledged.into_inner().unwrap(), refused.into_inner())
-}
+use super::{Instance, MINUTE, assert_books, assert_books_on, on_postgres, schema_of, under_load};
+use crate::harness::{Cluster, Folder, Serving, cluster, poll_until, quick_or_slow, signal};
 
 fn terminate_all(url: &str) {
     // The test has named its sessions by its schema.
@@ -96,5 +53,30 @@ fn a_crash_of_the_server_under_load_loses_and_doubles_nothing() {
     let begun = Instant::now();
     instance.served_again();
     eprintln!("{} acknowledged, {refused} refused, healthy after {:?}", acknowledged.len(), begun.elapsed());
+    assert_books_on(&server, &[&instance], &url, &acknowledged);
+}
+
+/// In order, which ends all sessions, and as a crash. It is gone for a while each time.
+#[test]
+fn restarting_the_server_again_and_again_under_load_loses_and_doubles_nothing() {
+    let Some(server) = Cluster::another() else { return };
+    let url = server.fresh_url("&lease=10s");
+    let folder = Folder::new();
+    let instance = Instance::start(&folder, &url, &["--processing-time", "0s"]);
+    let mut longest = Duration::ZERO;
+    let begun = Instant::now();
+    let (acknowledged, refused) = under_load(&instance, || {
+        let mut rounds = 0;
+        while rounds < 2 || begun.elapsed() < quick_or_slow(Duration::ZERO, MINUTE) {
+            std::thread::sleep(Duration::from_millis(500));
+            server.stop(["fast", "immediate"][rounds % 2]);
+            instance.get("/healthz").expect_error(503, "storage_unavailable");
+            server.start();
+            longest = longest.max(instance.served_again());
+            rounds += 1;
+        }
+    });
+    eprintln!("{} acknowledged, {refused} refused, back within {longest:?} of the server", acknowledged.len());
+    assert!(refused > 0, "nothing was cut off");
     assert_books_on(&server, &[&instance], &url, &acknowledged);
 }

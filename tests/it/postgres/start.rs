@@ -29,6 +29,8 @@ fn eight_instances_that_start_at_once_on_an_empty_database_all_serve() {
         instance.post(order(&format!("o-{n}"))).expect(200, &created(&format!("o-{n}")));
     }
     instances[0].wait_until_completed(8);
+    let migrations = instances.iter().filter(|instance| instance.stderr().contains("is at version")).count();
+    assert_eq!(migrations, 1, "one makes the tables, the others wait");
     assert_eq!(instances[7].metrics(), instances[0].metrics());
 }
 

@@ -52,7 +52,7 @@ fn prune_deletes_what_is_old_and_finished_while_no_server_runs() {
     put_old_orders(&server.db(), 4_000, 7_200_000);
     prune(&["--older-than", "1h"]).expect_refused(&["in use", "--keep"]);
     server.stop();
-    assert_eq!(prune(&["--older-than", "3h"]).stdout, "0 orders deleted; their room in the file is used again\n");
+    assert_eq!(prune(&["--older-than", "3h"]).stdout, "0 orders deleted; their room is used again\n");
     let ended = prune(&["--older-than", "1h", "--status", "Failed"]);
     assert_eq!((ended.code, ended.stdout.starts_with("1000 orders deleted")), (Some(0), true), "{ended:?}");
     assert!(prune(&["--older-than", "1h"]).stdout.starts_with("3000 orders deleted"));

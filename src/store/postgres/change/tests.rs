@@ -36,7 +36,7 @@ fn collide(server: &Cluster, at: &Server, statement: &str, what: &str, rounds: u
             }
             barrier.wait();
             let outcome = connection.execute(&text, WRITE_PATIENCE);
-            assert!(matches!(outcome, Ok(()) | Err(Error::Busy)), "{outcome:?}");
+            assert!(matches!(outcome, Ok(()) | Err(Error::Held(_))), "{outcome:?}");
         }
     };
     std::thread::scope(|scope| {
