@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,7 +27,8 @@ impl SmallDisk {
              cat >/dev/null; umount -l \"$1\"; rmdir \"$1\""
         );
         let mut shell = Command::new("sh");
-        shell.args(["-c", &script, "sh"]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // In a group of its own, as what ends this program may end its whole group.
+        shell.args(["-c", &script, "sh"]).arg(&path).process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut shell = shell.spawn().unwrap();
         let mut said = String::new();
         BufReader::new(shell.stdout.take().unwrap()).read_line(&mut said).unwrap();
