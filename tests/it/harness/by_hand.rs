@@ -12,7 +12,7 @@ use super::{Folder, PATIENCE};
 const ON_POSTGRES: &str = "TEST_ON_POSTGRES";
 
 /// Tests that keep their orders in a file all the same, and what of theirs a server has not.
-pub const OF_A_FILE: [(&str, &str); 16] = [
+pub const OF_A_FILE: [(&str, &str); 17] = [
     ("a_failing_disk_costs_no_acknowledged_order", "the disk is the server's; postgres::outages has what its failures mean"),
     ("a_file_of_a_newer_orderd_is_refused_and_left_as_it_is", "of the file itself; postgres::start has the same of a schema"),
     ("a_quiet_spell_longer_than_the_read_timeout_is_no_reason_to_stop_accepting", "of a server without fsync the log warns"),
@@ -21,6 +21,7 @@ pub const OF_A_FILE: [(&str, &str); 16] = [
     ("a_second_server_on_the_same_file_is_refused_and_the_first_goes_on", "any number may share a server"),
     ("a_server_that_does_not_start_leaves_nothing_running", "what is there before is a file that is no database"),
     ("a_signal_stops_it_in_an_orderly_way", "the names of the files that are left"),
+    ("a_static_binary_serves_in_an_empty_folder_with_and_without_proc", "that binary has no such feature"),
     ("a_stopped_server_answers_nobody_and_gives_everything_back", "the names of the files that are left"),
     ("a_worker_that_says_what_the_user_must_mend_is_followed_by_another_until_that_is_done", "the version of the file"),
     (
