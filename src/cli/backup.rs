@@ -31,10 +31,10 @@ fn run(config: &Config, given: &Given) -> Result<(), Error> {
     // The line on the terminal ends with it.
     drop(watch);
     print(&format!(
-        "{} of {} are in {} ({})\n",
+        "{} has {} of {} ({})\n",
+        target.display(),
         progress::orders(saved.orders),
         config.db.display(),
-        target.display(),
         progress::size(saved.bytes)
     ));
     Ok(())

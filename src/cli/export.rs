@@ -58,7 +58,7 @@ fn run(config: &Config, given: &Given) -> Result<(), Error> {
     partial.file().sync_all().map_err(cannot_write(target))?;
     let bytes = partial.file().metadata().map_or(0, |file| file.len());
     partial.become_new(target)?;
-    print(&format!("{} are in {} ({})\n", progress::orders(written.total()), target.display(), progress::size(bytes)));
+    print(&format!("{} has {} ({})\n", target.display(), progress::orders(written.total()), progress::size(bytes)));
     Ok(())
 }
 

@@ -43,7 +43,7 @@ fn from_a_file_to_a_server_and_back_is_the_same_to_the_letter() {
     on(&url, &folder, &["import", "all.jsonl"]).expect_done("imported 5000, already there 0\n");
     assert_counts_are_exact(&url);
     let ended = on(&url, &folder, &["export", "--output", "server.jsonl"]);
-    expect_done(&ended, &["5000 orders are in server.jsonl"]);
+    expect_done(&ended, &["server.jsonl has 5000 orders"]);
     assert_same(&fs::read_to_string(folder.file("server.jsonl")).unwrap(), &text);
     on(&url, &folder, &["import", "all.jsonl"]).expect_done("imported 0, already there 5000\n");
     assert_counts_are_exact(&url);

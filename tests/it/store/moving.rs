@@ -68,7 +68,7 @@ fn what_is_imported_is_exported_to_the_letter_and_counted() {
     let counts = r#"{"Pending":1250,"Processing":625,"Completed":1875,"Failed":625,"Cancelled":625}"#;
     assert_eq!(text.lines().next().unwrap(), format!(r#"{{"format":"orderd-orders","version":1,"orders":{counts}}}"#));
     assert_eq!(text.lines().last().unwrap(), format!(r#"{{"written":{counts}}}"#));
-    expect_done(&run(&folder, &["export", "--output", "all.jsonl"]), &["5000 orders are in all.jsonl (1."]);
+    expect_done(&run(&folder, &["export", "--output", "all.jsonl"]), &["all.jsonl has 5000 orders (1."]);
     assert_same(&fs::read_to_string(folder.file("all.jsonl")).unwrap(), &text);
 
     let from = folder.file("all.jsonl");
@@ -308,7 +308,7 @@ fn an_export_that_nobody_wants_any_more_ends_and_leaves_nothing() {
     });
     assert!(heard, "none heard of it in time");
     // Of one that a signal has met before it was heard of, the next one removes what is left.
-    expect_done(&run(&folder, &["export", "--output", "all.jsonl"]), &["50000 orders are in all.jsonl"]);
+    expect_done(&run(&folder, &["export", "--output", "all.jsonl"]), &["all.jsonl has 50000 orders"]);
     assert_eq!(partial(&folder), [""; 0]);
 }
 
