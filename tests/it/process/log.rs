@@ -29,20 +29,26 @@ fn parsed(log: &str) -> Vec<Value> {
 #[test]
 fn the_log_begins_with_what_serves_where_and_what() {
     let folder = Folder::new();
-    let server = Process::start(&folder, &["--concurrency", "0"]);
-    server.create(ids(0..3));
+    let server = Process::start(&folder, &["--exec", "exit 65"]);
+    server.create(ids(0..2));
+    ids(0..2).for_each(|id| _ = server.wait_for(&id, "Failed"));
     server.stop();
-    let server = Process::start(&folder, &["--exec", "echo 'two words' && exit 65"]);
+    // With a processor that works, those that are pending would be so for a moment only.
+    let server = Process::start(&folder, &["--concurrency", "0"]);
+    server.create(ids(2..5));
+    server.stop();
+    let server = Process::start(&folder, &["--concurrency", "0"]);
     poll_until(PATIENCE, || server.stderr().contains('\n'));
     let first = server.stderr().lines().next().unwrap_or_default().to_string();
     let expected = [
         format!(" INFO  serving version={} address={} db=", env!("CARGO_PKG_VERSION"), server.address()),
-        "/orders.db orders=3 pending=3 failed=0 ".into(),
-        r#" processing="running echo 'two words' && exit 65""#.into(),
+        r#"/orders.db orders=5 pending=3 failed=2 processing="nothing: orders are kept as they come""#.into(),
     ];
     for words in expected {
         assert!(first.contains(&words), "no {words:?} in {first:?}");
     }
+    let server = Process::start(&Folder::new(), &["--exec", "echo 'two words' && exit 65"]);
+    poll_until(PATIENCE, || server.stderr().contains(r#" processing="running echo 'two words' && exit 65""#));
     let server = Process::start(&Folder::new(), &["--processing-time", "250ms"]);
     poll_until(PATIENCE, || server.stderr().contains(r#" processing="waiting for 250ms""#));
 }
