@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::arguments::Given;
 use super::table::{Flag, Subcommand};
-use super::{check, lock, print};
+use super::{check, lock, print, progress};
 use crate::Status;
 use crate::config::{Config, duration};
 use crate::error::Error;
@@ -60,8 +60,7 @@ fn prune(config: &Config, older_than: Duration, statuses: &[Status]) -> Result<(
         deleted += pruned.map_err(|e| Error::Database(e.to_string().into()))?;
     }
     store.close();
-    let orders = if deleted == 1 { "order" } else { "orders" };
-    print(&format!("{deleted} {orders} deleted; their room is used again\n"));
+    print(&format!("{} deleted; their room is used again\n", progress::orders(deleted)));
     Ok(())
 }
 

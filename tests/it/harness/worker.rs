@@ -52,6 +52,11 @@ impl Worker {
         self.0
     }
 
+    /// Whether it serves nobody, and is there to end the commands of those who do.
+    pub fn is_guard(self) -> bool {
+        fs::read(self.proc("cmdline")).is_ok_and(|line| line.starts_with(b"orderd: guard"))
+    }
+
     /// Sends a signal by its name.
     #[track_caller]
     pub fn signal(self, name: &str) {
@@ -113,8 +118,8 @@ fn children(of: u32) -> Vec<Worker> {
     let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
     let ids: Vec<u32> =
         lists.flat_map(|list| list.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>()).collect();
-    let guards = |id: &u32| fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.starts_with(b"orderd: guard"));
-    let mut children: Vec<_> = ids.into_iter().filter(|id| !guards(id)).filter_map(|id| Some((started(id)?, id))).collect();
+    let mut children: Vec<_> =
+        ids.into_iter().filter(|id| !Worker(*id).is_guard()).filter_map(|id| Some((started(id)?, id))).collect();
     children.sort();
     children.into_iter().map(|(_, id)| Worker(id)).collect()
 }

@@ -138,8 +138,7 @@ fn guard_of(instance: &Instance) -> Worker {
 }
 
 fn guards(instance: &Instance) -> Vec<u32> {
-    let is_guard = |id: &u32| std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.starts_with(b"orderd: guard"));
-    instance.all_processes().into_iter().filter(is_guard).collect()
+    instance.all_processes().into_iter().filter(|id| Worker::with_id(*id).is_guard()).collect()
 }
 
 /// It wakes when its orders are another's, and writes nothing of what it thinks that they are.
